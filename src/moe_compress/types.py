@@ -315,8 +315,8 @@ class TensorMap:
     Attributes:
         layout: the layout read from config and names.
         roles: tensor name on disk -> role, one for every tensor of the checkpoint.
-        renamed: (tensor name, new expert index) -> name, for kind `expert`.
-        count_keys: dotted paths in `config.json` that hold the number of routed experts.
+        count_keys: dotted paths in `config.json` that hold the number of routed experts, every alias included.
+        expert_spans: for kind `expert`, tensor name -> `[start, end)` of the expert's index in the name.
     """
 
     layout: MoELayout
@@ -325,10 +325,7 @@ class TensorMap:
     expert_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def rename(self, name: str, expert: int) -> str:
-        """Return an expert tensor's name with its expert index replaced.
-
-        `expert_spans` holds, for kind `expert`, where the index stands in the name: `[start, end)`.
-        """
+        """Return an expert tensor's name with its expert index replaced."""
         start, end = self.expert_spans[name]
         return f"{name[:start]}{expert}{name[end:]}"
 
@@ -508,19 +505,26 @@ class GateReport:
 
 @dataclass(frozen=True)
 class CheckpointReference:
-    """A checkpoint folder and the digest of its weights.
+    """A checkpoint folder and what identifies its content.
 
     Attributes:
         path: the folder with `config.json` and safetensors files.
         name: how people call the model: a hub id, or the folder's name.
-        weights_digest: sha256 over the names, shapes and bytes of all tensors' files.
+        weights_digest: sha256 of the names and bytes of its weight files.
+        settings_digest: sha256 of its config, tokenizer and templates.
         revision: hub revision or registry version, `local` for a plain folder.
     """
 
     path: Path
     name: str
     weights_digest: str
+    settings_digest: str
     revision: str = "local"
+
+    @property
+    def identity(self) -> str:
+        """One digest of everything that decides what the model says."""
+        return digest_of([self.weights_digest, self.settings_digest])
 
     def as_provenance(self) -> dict[str, str]:
         """Return the lineage entries of a base model."""
@@ -528,6 +532,7 @@ class CheckpointReference:
             "base_id": self.name,
             "base_revision": self.revision,
             "base_weights_digest": self.weights_digest,
+            "base_settings_digest": self.settings_digest,
         }
 
 

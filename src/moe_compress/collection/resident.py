@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from moe_compress.collection.observe import find_layers, observe
+from moe_compress.collection.observe import observe
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance
 
@@ -47,24 +47,11 @@ def encode(
         yield {"input_ids": input_ids_BS, "attention_mask": mask_BS}
 
 
-def layout_of(model: Any) -> MoELayout:
-    """Return the layout of a loaded model, read from its modules and config."""
-    layers = find_layers(model)
-    config = model.config.get_text_config()
-    indices = tuple(int([part for part in layer.name.split(".") if part.isdigit()][-1]) for layer in layers)
-    return MoELayout(
-        layers=indices,
-        num_experts=tuple(int(layer.experts.num_experts) for layer in layers),
-        top_k=int(config.num_experts_per_tok),
-        num_groups=int(getattr(config, "n_group", None) or 1),
-        topk_groups=int(getattr(config, "topk_group", None) or 1),
-    )
-
-
 def collect_resident(
     model: Any,
     tokenizer: Any,
     demonstrations: Demonstrations,
+    layout: MoELayout,
     max_tokens: int,
     batch_size: int,
     provenance: Provenance,
@@ -75,6 +62,7 @@ def collect_resident(
         model: a loaded transformers model.
         tokenizer: its tokenizer.
         demonstrations: the texts to run; prompt and response tokens both count.
+        layout: the model's layout, as read from its files.
         max_tokens: longer texts are cut here.
         batch_size: sequences per forward pass.
         provenance: lineage to keep with the sums.
@@ -83,7 +71,7 @@ def collect_resident(
         UnsupportedModelError: if the family cannot be observed.
         StatisticsError: if an invariant of the sums is broken.
     """
-    sums = RoutingSums(layout_of(model))
+    sums = RoutingSums(layout)
     batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
     total = sum(int(batch["attention_mask"].sum()) for batch in batches)
     device = next(model.parameters()).device

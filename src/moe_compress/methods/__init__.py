@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Protocol, cast
 
-from moe_compress.methods import _choose
+from moe_compress.methods._choose import experts_to_keep, keep_top
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray
+
+__all__ = ["Method", "available", "experts_to_keep", "load", "plan"]
 
 
 class Method(Protocol):
@@ -52,4 +54,4 @@ def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> 
         StatisticsError: if a sum the method needs was not collected.
     """
     scores_LE = load(name).score(statistics, seed)
-    return _choose.keep_top(name, scores_LE, statistics, budget, seed)
+    return keep_top(name, scores_LE, statistics, budget, seed)

@@ -1,0 +1,20 @@
+"""Kedro dataset classes: how each value that passes between stages is saved and loaded."""
+
+from moe_compress.datasets.checkpoint import CheckpointDataset, KeyedCheckpointDataset
+from moe_compress.datasets.evaluation import EvaluationDataset
+from moe_compress.datasets.folder import FolderDataset
+from moe_compress.datasets.keyed import RunKeysDataset
+from moe_compress.datasets.plan import PlanDataset
+from moe_compress.datasets.rows import RowsDataset
+from moe_compress.datasets.statistics import StatisticsDataset
+
+__all__ = [
+    "CheckpointDataset",
+    "EvaluationDataset",
+    "FolderDataset",
+    "KeyedCheckpointDataset",
+    "PlanDataset",
+    "RowsDataset",
+    "RunKeysDataset",
+    "StatisticsDataset",
+]

@@ -1,0 +1,28 @@
+"""The registered pipelines: `prune_<domain>` for every domain in the configuration, and `train_reference`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kedro.pipeline import Pipeline
+from kedro.utils import find_kedro_project
+from omegaconf import OmegaConf
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Return name -> pipeline; a new block under `domains` in any environment is a new pipeline."""
+    from moe_compress.pipelines import prune
+
+    pipelines = {f"prune_{domain}": prune.create_pipeline(domain) for domain in configured_domains()}
+    return {
+        **pipelines,
+        "__default__": pipelines.get("prune_medical", Pipeline([])),
+    }
+
+
+def configured_domains() -> tuple[str, ...]:
+    """Return the names under `domains` in the parameter files of all environments, sorted."""
+    root = find_kedro_project(Path.cwd()) or Path.cwd()
+    files = sorted((root / "conf").glob("*/parameters*.yml"))
+    blocks = (OmegaConf.load(path).get("domains") or {} for path in files)
+    return tuple(sorted({str(name) for block in blocks for name in block}))

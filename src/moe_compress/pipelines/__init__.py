@@ -1,0 +1,1 @@
+"""One file a stage: node functions of a few lines, then `create_pipeline()`; only here are stages wired."""

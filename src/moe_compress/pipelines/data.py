@@ -1,0 +1,176 @@
+"""Stage 1, data: check the request and the demonstrations, cheapest first, before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress import methods
+from moe_compress.errors import DataError
+from moe_compress.pipelines.parameters import DataParameters, DomainParameters, SelectParameters
+from moe_compress.types import CheckpointReference, Demonstrations, MoELayout, digest_of
+
+TEXT = "Question: {question}\nAnswer: {answer}"
+"""How a demonstration reads to the model; the benchmark asks in the same form."""
+
+Row = dict[str, Any]
+
+
+def check_request(
+    base_model: CheckpointReference, select: SelectParameters, own: DomainParameters
+) -> MoELayout:
+    """Return the base model's layout, after checking that method and budget fit it; reads names only.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the budget does not fit.
+        UnsupportedModelError: if the architecture's experts cannot be told.
+    """
+    chosen = own.selection(select)
+    methods.load(chosen.method)
+    budget = chosen.budget.as_budget()
+
+    from moe_compress.checkpoint.index import read_config, read_index, shapes_of
+    from moe_compress.families.derive import derive_tensor_map
+
+    tensors = read_index(base_model.path)
+    layout = derive_tensor_map(read_config(base_model.path), shapes_of(tensors)).layout
+    methods.experts_to_keep(budget, layout)
+    return layout
+
+
+def prepare_demonstrations(
+    rows: Any,
+    base_model: CheckpointReference,
+    layout: MoELayout,
+    domains_folder: Path,
+    parameters: DataParameters,
+    own: DomainParameters,
+) -> tuple[Demonstrations, Path]:
+    """Return the domain's demonstrations as texts, and the pages that record their validation.
+
+    Every row is validated; a sample is drawn afterwards. `layout` stands for a request that was checked.
+
+    Raises:
+        DataError: one sentence for the first kind of fault found.
+    """
+    table = number_rows([dict(row) for row in rows])
+    pages = validate(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name)
+    chosen = sample(table, parameters)
+    demonstrations = Demonstrations(
+        domain=own.name,
+        ids=tuple(str(row["id"]) for row in chosen),
+        texts=tuple(text_of(row) for row in chosen),
+        digest=digest_of(chosen),
+    )
+    return demonstrations, pages
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """Return a demonstration as the model reads it."""
+    return TEXT.format(question=row.get("question"), answer=row.get("answer"))
+
+
+def number_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, each with an id: its own, or its position counted from 1."""
+    return [{**row, "id": str(row.get("id") or number)} for number, row in enumerate(rows, start=1)]
+
+
+def validate(rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str) -> Path:
+    """Return the Data Docs of the demonstrations' validation.
+
+    Raises:
+        DataError: from the plain checks, before anything heavy is imported.
+    """
+    from transformers import AutoTokenizer
+
+    from moe_compress.evaluation.tasks import read_items
+    from moe_compress.gates.demonstrations import DemonstrationLimits, DemonstrationSet, check_demonstrations
+    from moe_compress.gates.expectations import record_demonstrations
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    limits = DemonstrationLimits(parameters.min_demonstrations, parameters.min_tokens, parameters.max_tokens)
+    checked = DemonstrationSet(
+        domain=domain,
+        rows=rows,
+        token_lengths=[len(tokenizer(text_of(row))["input_ids"]) for row in rows],
+        benchmark_questions=[item.question for item in read_items(benchmark)],
+    )
+    check_demonstrations(checked, limits)
+    record = record_demonstrations(checked, limits, Path("data/08_reporting/gx"))
+    if not record.success:
+        raise DataError(
+            f"demonstrations of '{domain}' failed {record.failures[0].description}; see {record.data_docs}"
+        )
+    return record.data_docs
+
+
+def sample(rows: Sequence[Row], parameters: DataParameters) -> Sequence[Row]:
+    """Return all rows, or a seeded sample of them in their own order."""
+    if parameters.sample is None or parameters.sample >= len(rows):
+        return rows
+    chosen = np.random.default_rng(parameters.seed).choice(len(rows), parameters.sample, replace=False)
+    return [rows[index] for index in sorted(chosen)]
+
+
+def describe_lineage(
+    base_model: CheckpointReference,
+    demonstrations: Demonstrations,
+    run_keys: Mapping[str, str],
+    select: SelectParameters,
+    own: DomainParameters,
+) -> dict[str, str]:
+    """Return what the run's outputs come from, as short texts for tags and reports."""
+    from moe_compress.registry import git_commit, package_version
+
+    chosen = own.selection(select)
+    budget = {name: value for name, value in chosen.budget.model_dump().items() if value is not None}
+    return {
+        **base_model.as_provenance(),
+        "domain": own.name,
+        "demonstrations_digest": demonstrations.digest,
+        "num_demonstrations": str(len(demonstrations)),
+        "method": chosen.method,
+        "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
+        "seed": str(chosen.seed),
+        "package_version": package_version(),
+        "git_commit": git_commit() or "unknown",
+        "run_key": run_keys["run"],
+    }
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stage: (base model, demonstration rows) -> layout, demonstrations, lineage."""
+    return Pipeline(
+        [
+            Node(
+                check_request,
+                ["base_model", "params:select", "params:domain"],
+                "layout",
+                name="check_request",
+            ),
+            Node(
+                prepare_demonstrations,
+                [
+                    "demonstration_rows",
+                    "base_model",
+                    "layout",
+                    "domains_folder",
+                    "params:data",
+                    "params:domain",
+                ],
+                ["demonstrations", "demonstrations_docs"],
+                name="validate_demonstrations",
+            ),
+            Node(
+                describe_lineage,
+                ["base_model", "demonstrations", "run_keys", "params:select", "params:domain"],
+                "lineage",
+                name="describe_lineage",
+            ),
+        ]
+    )

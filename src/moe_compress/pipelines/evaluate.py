@@ -1,0 +1,76 @@
+"""Stage 5, evaluate: the same measurements of baseline and candidate, under two namespaces of one pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
+from moe_compress.pipelines.run_keys import evaluated_tasks
+from moe_compress.types import CheckpointReference, EvaluationResult
+
+
+def evaluate_model(
+    checkpoint: CheckpointReference,
+    domains_folder: Path,
+    parameters: EvaluateParameters,
+    own: DomainParameters,
+) -> EvaluationResult:
+    """Return benchmark items, held-out perplexity, size and speed of one model.
+
+    Raises:
+        DataError: if a task has no benchmark.
+        EvaluationError: if the model answers with NaN.
+    """
+    from moe_compress.evaluation.evaluate import evaluate_checkpoint
+    from moe_compress.evaluation.tasks import load_task, read_texts
+
+    names = evaluated_tasks(parameters.tasks, own.name)
+    tasks = [
+        load_task(name, domains_folder / name / "benchmark.jsonl", parameters.limit, parameters.seed)
+        for name in names
+    ]
+    heldout = {
+        name: read_texts(domains_folder / name / "heldout.jsonl", parameters.heldout_limit, parameters.seed)
+        for name in names
+        if (domains_folder / name / "heldout.jsonl").is_file()
+    }
+    return evaluate_checkpoint(
+        checkpoint.path,
+        tasks,
+        heldout,
+        device=parameters.device,
+        batch_size=parameters.batch_size,
+        dtype=parameters.dtype,
+        provenance=checkpoint.as_provenance(),
+    )
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stage: (base model, candidate checkpoint) -> an evaluation of each."""
+    measure = Pipeline(
+        [
+            Node(
+                evaluate_model,
+                ["checkpoint", "domains_folder", "params:evaluate", "params:domain"],
+                "evaluation",
+                name="evaluate",
+            )
+        ]
+    )
+    parameters = {"params:evaluate", "params:domain"}
+    models = {"baseline": "base_model", "candidate": "candidate_checkpoint"}
+    return sum(
+        (
+            Pipeline(
+                measure,
+                namespace=role,
+                inputs={"checkpoint": checkpoint, "domains_folder": "domains_folder"},
+                outputs={"evaluation": f"{role}_evaluation"},
+                parameters=parameters,
+            )
+            for role, checkpoint in models.items()
+        ),
+        Pipeline([]),
+    )

@@ -1,0 +1,96 @@
+"""Stage 6, gate: compare both models on the same items, and decide what may be released; never skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress.pipelines.parameters import DomainParameters
+from moe_compress.types import EvaluationResult, GateReport, TaskComparison
+
+
+def compare_models(
+    baseline: EvaluationResult, candidate: EvaluationResult, seed: int
+) -> dict[str, TaskComparison]:
+    """Return task -> both models on the same items, with intervals."""
+    from moe_compress.evaluation.compare import compare_results
+
+    return compare_results(baseline, candidate, seed=seed)
+
+
+def measure_candidate(
+    baseline: EvaluationResult,
+    candidate: EvaluationResult,
+    comparisons: Mapping[str, TaskComparison],
+    own: DomainParameters,
+) -> dict[str, float]:
+    """Return everything a gate may ask for, metric name -> value.
+
+    Per task and for `domain`, the one compressed for: `accuracy.*`, `share_kept.*` (of the accuracy above
+    chance), `difference.*`, `perplexity_ratio.*`. Of the whole: `size_ratio`, `parameter_ratio`,
+    `speed_ratio`, `missing_keys`, `unexpected_keys`.
+    """
+    measured = {
+        "size_ratio": candidate.num_bytes / baseline.num_bytes,
+        "parameter_ratio": candidate.num_parameters / baseline.num_parameters,
+        "speed_ratio": candidate.tokens_per_second / baseline.tokens_per_second,
+        "missing_keys": float(candidate.provenance["missing_keys"]),
+        "unexpected_keys": float(candidate.provenance["unexpected_keys"]),
+    }
+    for task, comparison in comparisons.items():
+        measured |= {
+            f"accuracy.{task}": comparison.candidate_accuracy,
+            f"share_kept.{task}": comparison.share_kept,
+            f"difference.{task}": comparison.difference,
+        }
+    for task, perplexity in candidate.perplexities.items():
+        measured[f"perplexity_ratio.{task}"] = perplexity / baseline.perplexities[task]
+    for name in [name for name in measured if name.endswith(f".{own.name}")]:
+        measured[f"{name.partition('.')[0]}.domain"] = measured[name]
+    return measured
+
+
+def decide_gates(
+    measured: Mapping[str, float], shared: Mapping[str, Mapping[str, Any]], own: DomainParameters
+) -> tuple[GateReport, Path]:
+    """Return every gate's outcome and the Data Docs that record it.
+
+    Raises:
+        ParameterError: if a gate is not written as a gate.
+    """
+    from moe_compress.gates.decide import decide, parse_gates
+    from moe_compress.gates.expectations import record_gates
+
+    gates = parse_gates(own.gate_entries(shared))
+    record = record_gates(gates, measured, own.name, Path("data/08_reporting/gx"))
+    return decide(gates, measured, own.name), record.data_docs
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stage: two evaluations -> comparisons, measured values, gate report."""
+    evaluations = ["baseline_evaluation", "candidate_evaluation"]
+    return Pipeline(
+        [
+            Node(
+                compare_models,
+                [*evaluations, "params:evaluate.seed"],
+                "comparisons",
+                name="compare_models",
+            ),
+            Node(
+                measure_candidate,
+                [*evaluations, "comparisons", "params:domain"],
+                "measured",
+                name="measure_candidate",
+            ),
+            Node(
+                decide_gates,
+                ["measured", "params:gates", "params:domain"],
+                ["gate_report", "gate_docs"],
+                name="decide_gates",
+            ),
+        ]
+    )

@@ -1,0 +1,101 @@
+"""What every stage's parameters have in common: unknown names are refused."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moe_compress.types import Budget
+
+
+class Parameters(BaseModel):
+    """Base of all parameter blocks: frozen, and a misspelt name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataParameters(Parameters):
+    """How demonstrations are checked and chosen."""
+
+    min_demonstrations: int = Field(8, ge=1)
+    sample: int | None = Field(None, ge=1, description="take a seeded sample of this many; null takes all")
+    min_tokens: int = Field(4, ge=1)
+    max_tokens: int = Field(4096, ge=1)
+    seed: int = 42
+
+
+class CollectParameters(Parameters):
+    """How statistics are collected."""
+
+    mode: Literal["auto", "resident"] = "auto"
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = Field(16, ge=1)
+    max_tokens: int = Field(2048, ge=1, description="longer demonstrations are cut here")
+
+
+class BudgetParameters(Parameters):
+    """How many experts a layer keeps; exactly one of the two."""
+
+    experts_per_layer: int | None = None
+    fraction_dropped: float | None = None
+
+    def as_budget(self) -> Budget:
+        """Return the budget as the methods take it."""
+        return Budget(self.experts_per_layer, self.fraction_dropped)
+
+
+class SelectParameters(Parameters):
+    """Which method chooses experts, and how many stay."""
+
+    method: str = "easy_ep"
+    budget: BudgetParameters = BudgetParameters(fraction_dropped=0.5)
+    seed: int = 42
+
+
+class RewriteParameters(Parameters):
+    """How the smaller checkpoint is written."""
+
+    layout: Literal["uniform"] = "uniform"
+    max_shard_bytes: int = Field(5_000_000_000, ge=1_000_000)
+
+
+class EvaluateParameters(Parameters):
+    """What is measured of both models."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    limit: int | None = Field(None, ge=1, description="a seeded subset of this many items per task; null takes all")
+    heldout_limit: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    seed: int = 42
+
+
+class ReleaseParameters(Parameters):
+    """How a model that passed its gates is registered."""
+
+    alias: str = "candidate"
+    license: str | None = None
+
+
+class DomainParameters(Parameters):
+    """One domain's block: its registered model, and what it sets differently from the shared parameters."""
+
+    name: str
+    registered_model: str
+    select: dict[str, Any] = {}
+    gates: dict[str, dict[str, Any]] = {}
+
+    def selection(self, shared: SelectParameters) -> SelectParameters:
+        """Return the shared selection with this domain's own settings laid over it.
+
+        Raises:
+            pydantic.ValidationError: if the domain sets what no selection has.
+        """
+        return SelectParameters.model_validate({**shared.model_dump(), **self.select})
+
+    def gate_entries(self, shared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the gates as a list of entries with `name`, this domain's settings laid over the shared."""
+        names = dict.fromkeys([*shared, *self.gates])
+        return [{"name": name, **shared.get(name, {}), **self.gates.get(name, {})} for name in names]

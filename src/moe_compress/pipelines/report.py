@@ -1,0 +1,218 @@
+"""Stages 7 and 8, release and report: write down what was found, register what passed, and show both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters
+from moe_compress.types import (
+    CheckpointReference,
+    CompressionPlan,
+    EvaluationResult,
+    GateReport,
+    TaskComparison,
+)
+
+if TYPE_CHECKING:
+    from moe_compress.reporting.content import CompressionReport, FlippedItem
+
+FOLDER = Path("data/08_reporting")
+MAX_FLIPS = 12
+"""Flipped items shown in a report, alternately lost and gained."""
+
+logger = logging.getLogger(__name__)
+
+
+def draft_report(
+    plan: CompressionPlan,
+    baseline: EvaluationResult,
+    candidate: EvaluationResult,
+    comparisons: Mapping[str, TaskComparison],
+    gate_report: GateReport,
+    gate_docs: Path,
+    checkpoint: CheckpointReference,
+    lineage: Mapping[str, str],
+    domains_folder: Path,
+    parameters: Mapping[str, Any],
+    own: DomainParameters,
+) -> CompressionReport:
+    """Return the run's results, and write and log them, whatever the gates say."""
+    from moe_compress.reporting.content import CompressionReport
+
+    report = CompressionReport(
+        domain=own.name,
+        plan=plan,
+        baseline=baseline,
+        candidate=candidate,
+        comparisons=comparisons,
+        gate_report=gate_report,
+        parameters=parameters,
+        provenance={
+            **lineage,
+            "plan_digest": plan.digest,
+            "candidate_weights_digest": checkpoint.weights_digest,
+        },
+        checkpoint=str(checkpoint.path),
+        data_docs=str(gate_docs),
+        flips=find_flips(baseline, candidate, domains_folder, own.name),
+    )
+    publish(report)
+    return report
+
+
+def find_flips(
+    baseline: EvaluationResult, candidate: EvaluationResult, domains_folder: Path, domain: str
+) -> tuple[FlippedItem, ...]:
+    """Return items of the domain that only one of the models answered rightly, with their texts."""
+    from itertools import chain, zip_longest
+
+    from moe_compress.evaluation.tasks import read_items
+    from moe_compress.reporting.content import FlippedItem
+
+    texts = {item.id: item for item in read_items(domains_folder / domain / "benchmark.jsonl")}
+    after = {item.item: item for item in candidate.items_of(domain)}
+    flips = [
+        FlippedItem(
+            domain,
+            texts[item.item].question,
+            texts[item.item].choices,
+            item.answer,
+            item.chosen,
+            after[item.item].chosen,
+        )
+        for item in baseline.items_of(domain)
+        if item.is_correct != after[item.item].is_correct
+    ]
+    lost, gained = [f for f in flips if not f.is_gain], [f for f in flips if f.is_gain]
+    mixed = chain.from_iterable(zip_longest(lost, gained))
+    return tuple(flip for flip in mixed if flip is not None)[:MAX_FLIPS]
+
+
+def publish(report: CompressionReport) -> Path:
+    """Write the page and the plots of a report, log them to MLflow, and return the page."""
+    from moe_compress.registry import log_run
+    from moe_compress.reporting.figures import save_figures
+    from moe_compress.reporting.report import write_html
+
+    folder = report_folder(report)
+    page = folder / "report.html"
+    write_html(report, page)
+    save_figures(report, folder)
+    passed = str(report.gate_report.passed).lower()
+    log_run(
+        params={},
+        metrics=metrics_of(report),
+        tags={"gates_passed": passed, **report.provenance},
+        artifacts=[folder],
+    )
+    return page
+
+
+def report_folder(report: CompressionReport) -> Path:
+    """Return where one run's report lives."""
+    return FOLDER / report.domain / report.provenance["run_key"][:12]
+
+
+def metrics_of(report: CompressionReport) -> dict[str, float]:
+    """Return the numbers MLflow keeps of a report."""
+    metrics: dict[str, float] = {}
+    for role, result in (("baseline", report.baseline), ("candidate", report.candidate)):
+        metrics |= {f"{role}.perplexity.{name}": value for name, value in result.perplexities.items()}
+        metrics |= {
+            f"{role}.num_bytes": float(result.num_bytes),
+            f"{role}.num_parameters": float(result.num_parameters),
+            f"{role}.tokens_per_second": result.tokens_per_second,
+        }
+    for task, comparison in report.comparisons.items():
+        metrics |= {
+            f"baseline.accuracy.{task}": comparison.baseline_accuracy,
+            f"candidate.accuracy.{task}": comparison.candidate_accuracy,
+            f"share_kept.{task}": comparison.share_kept,
+        }
+    return metrics
+
+
+def release_candidate(
+    report: CompressionReport,
+    checkpoint: CheckpointReference,
+    parameters: ReleaseParameters,
+    own: DomainParameters,
+) -> str:
+    """Register the candidate by reference, and return what it was registered as.
+
+    Raises:
+        GateFailedError: if a critical gate failed; nothing is registered then.
+        RegistryError: if the registry refuses.
+    """
+    from moe_compress.gates.decide import require
+    from moe_compress.registry import register_version, write_mlmodel
+    from moe_compress.reporting.model_card import write_model_card
+    from moe_compress.reporting.table import print_report
+
+    if not report.gate_report.passed:
+        print_report(report)
+    require(report.gate_report, report_folder(report) / "report.html")
+    released = replace(report, model_uri=f"models:/{own.registered_model}@{parameters.alias}")
+    write_model_card(released, checkpoint.path)
+    write_mlmodel(checkpoint.path)
+    version = register_version(
+        own.registered_model, checkpoint.path, tags=dict(report.provenance), alias=parameters.alias
+    )
+    return f"{version.name} version {version.version} (alias {parameters.alias})"
+
+
+def finish_report(
+    report: CompressionReport, registered: str, parameters: ReleaseParameters, own: DomainParameters
+) -> None:
+    """Write the report again with what was registered, and print its table and place."""
+    from moe_compress.reporting.table import print_report
+
+    uri = f"models:/{own.registered_model}@{parameters.alias}"
+    finished = replace(report, registered=registered, model_uri=uri)
+    page = publish(finished)
+    print_report(finished)
+    logger.info("report: %s", page)
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stages: gate report -> written report -> registered version -> finished report."""
+    return Pipeline(
+        [
+            Node(
+                draft_report,
+                [
+                    "plan",
+                    "baseline_evaluation",
+                    "candidate_evaluation",
+                    "comparisons",
+                    "gate_report",
+                    "gate_docs",
+                    "candidate_checkpoint",
+                    "lineage",
+                    "domains_folder",
+                    "parameters",
+                    "params:domain",
+                ],
+                "report",
+                name="draft_report",
+            ),
+            Node(
+                release_candidate,
+                ["report", "candidate_checkpoint", "params:release", "params:domain"],
+                "registered",
+                name="release_candidate",
+            ),
+            Node(
+                finish_report,
+                ["report", "registered", "params:release", "params:domain"],
+                None,
+                name="finish_report",
+            ),
+        ]
+    )

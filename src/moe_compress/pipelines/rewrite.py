@@ -1,0 +1,40 @@
+"""Stage 4, rewrite: plan the smaller checkpoint from names alone, and stream it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress.pipelines.parameters import RewriteParameters
+from moe_compress.types import CheckpointReference, CompressionPlan
+
+
+def plan_rewrite(base_model: CheckpointReference, plan: CompressionPlan, parameters: RewriteParameters) -> Any:
+    """Return the `CheckpointRewrite` that the checkpoint dataset then streams to disk.
+
+    Raises:
+        UnsupportedModelError: if a tensor's role cannot be told.
+        PlanError: if the plan does not fit the checkpoint.
+    """
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.checkpoint.rewrite import plan_rewrite as plan_from_names
+    from moe_compress.families.derive import derive_tensor_map
+
+    index = read_index(base_model.path)
+    tensor_map = derive_tensor_map(index.config, index.shapes)
+    return plan_from_names(index, tensor_map, plan, max_shard_bytes=parameters.max_shard_bytes)
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stage: plan -> candidate checkpoint."""
+    return Pipeline(
+        [
+            Node(
+                plan_rewrite,
+                ["base_model", "plan", "params:rewrite"],
+                "candidate_checkpoint",
+                name="rewrite_checkpoint",
+            )
+        ]
+    )

@@ -1,0 +1,43 @@
+"""Stage 3, select: a method and a budget turn statistics into a plan; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress import methods
+from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
+from moe_compress.types import CompressionPlan, ExpertStatistics
+
+
+def plan_experts(
+    statistics: ExpertStatistics,
+    shared: SelectParameters,
+    own: DomainParameters,
+    lineage: Mapping[str, str],
+) -> CompressionPlan:
+    """Return which experts of each layer stay.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the budget does not fit the model.
+    """
+    chosen = own.selection(shared)
+    plan = methods.plan(chosen.method, statistics, chosen.budget.as_budget(), chosen.seed)
+    return replace(plan, provenance=lineage)
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stage: statistics -> plan."""
+    return Pipeline(
+        [
+            Node(
+                plan_experts,
+                ["statistics", "params:select", "params:domain", "lineage"],
+                "plan",
+                name="plan_experts",
+            )
+        ]
+    )
