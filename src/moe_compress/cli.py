@@ -62,7 +62,9 @@ def check_pipelines(names: list[str]) -> None:
 
 def describe_validation(message: str) -> str:
     """Return Kedro's report of a bad parameter as one sentence: the parameter, what is wrong, the next step."""
-    found = re.search(r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S)
+    found = re.search(
+        r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S
+    )
     if not found:
         return " ".join(message.split())
     fault = "is not a parameter" if "Extra inputs" in found["fault"] else found["fault"].strip().lower()

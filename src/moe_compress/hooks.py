@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -57,7 +58,9 @@ class RunKeyHooks:
         from moe_compress.pipelines.run_keys import stage_keys
 
         names = pipeline.datasets()
-        for domain in sorted({name.partition(".run_keys")[0] for name in names if name.endswith(".run_keys")}):
+        for domain in sorted(
+            {name.partition(".run_keys")[0] for name in names if name.endswith(".run_keys")}
+        ):
             keys = stage_keys(
                 plain(catalog["parameters"].load()),
                 domain,
@@ -84,14 +87,17 @@ class TrackingHooks:
         """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
         import mlflow
 
-        from moe_compress.registry import flatten_parameters, git_commit
+        from moe_compress.registry.tracking import log_run, run_provenance
 
         if mlflow.active_run() is None:
             return
         parameters = plain(catalog["parameters"].load())
         used = {name.removeprefix("params:").partition(".")[0] for name in pipeline.datasets()}
-        mlflow.log_params(flatten_parameters({k: v for k, v in parameters.items() if k in used}))
-        mlflow.set_tags({"git_commit": git_commit(), "env": run_params.get("env") or "local"})
+        log_run(
+            params={name: value for name, value in parameters.items() if name in used},
+            metrics={},
+            tags={**run_provenance(Path.cwd()), "env": run_params.get("env") or "local"},
+        )
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:

@@ -1,5 +1,8 @@
 """Kedro's project settings: which hooks run, and which resolvers configuration files may use."""
 
+import os
+import warnings
+
 from omegaconf.resolvers import oc
 
 from moe_compress.hooks import RunKeyHooks, TrackingHooks
@@ -11,3 +14,8 @@ CONFIG_LOADER_ARGS = {
     # Kedro offers environment variables to credentials only; the tracking server's address needs them too.
     "custom_resolvers": {"oc.env": oc.env},
 }
+
+# Kedro's and MLflow's usage reports are off unless someone asks for them.
+os.environ.setdefault("DO_NOT_TRACK", "true")
+# kedro-mlflow defines a model without type hints at every start.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")

@@ -386,7 +386,7 @@ class EvaluationResult:
     """What was measured of one model; items are kept, so that two models compare pairwise.
 
     Attributes:
-        model: `baseline` or `candidate`.
+        model: what the model is called in messages.
         items: every benchmark item of every task.
         perplexities: domain -> perplexity per token on held-out text.
         num_parameters: parameters in the checkpoint.

@@ -61,7 +61,14 @@ def sum_choices(batch: RoutingBatch, num_experts: int) -> torch.Tensor:
     change_TK = batch.residual_change_T.double().clamp(min=0).unsqueeze(1).expand_as(gate_TK)
     weighted_TK = gate_TK * norm_TK
     values_TKS = torch.stack(
-        (torch.ones_like(gate_TK), gate_TK, norm_TK, weighted_TK, weighted_TK * change_TK, gate_TK * change_TK),
+        (
+            torch.ones_like(gate_TK),
+            gate_TK,
+            norm_TK,
+            weighted_TK,
+            weighted_TK * change_TK,
+            gate_TK * change_TK,
+        ),
         dim=-1,
     )
     sums_ES = torch.zeros(num_experts, len(PER_CHOICE), dtype=torch.float64, device=gate_TK.device)

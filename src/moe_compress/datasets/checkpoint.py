@@ -9,7 +9,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from moe_compress.checkpoint.digest import settings_digest, weights_digest
 from moe_compress.checkpoint.index import read_index
-from moe_compress.checkpoint.rewrite import CheckpointRewrite
+from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.types import CheckpointReference

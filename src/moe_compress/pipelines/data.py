@@ -34,11 +34,11 @@ def check_request(
     methods.load(chosen.method)
     budget = chosen.budget.as_budget()
 
-    from moe_compress.checkpoint.index import read_config, read_index, shapes_of
+    from moe_compress.checkpoint.index import read_index
     from moe_compress.families.derive import derive_tensor_map
 
-    tensors = read_index(base_model.path)
-    layout = derive_tensor_map(read_config(base_model.path), shapes_of(tensors)).layout
+    index = read_index(base_model.path)
+    layout = derive_tensor_map(index.config, index.shapes).layout
     methods.experts_to_keep(budget, layout)
     return layout
 
@@ -59,7 +59,9 @@ def prepare_demonstrations(
         DataError: one sentence for the first kind of fault found.
     """
     table = number_rows([dict(row) for row in rows])
-    pages = validate(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name)
+    pages = validate(
+        table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name
+    )
     chosen = sample(table, parameters)
     demonstrations = Demonstrations(
         domain=own.name,
@@ -80,7 +82,9 @@ def number_rows(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "id": str(row.get("id") or number)} for number, row in enumerate(rows, start=1)]
 
 
-def validate(rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str) -> Path:
+def validate(
+    rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str
+) -> Path:
     """Return the Data Docs of the demonstrations' validation.
 
     Raises:
@@ -125,7 +129,7 @@ def describe_lineage(
     own: DomainParameters,
 ) -> dict[str, str]:
     """Return what the run's outputs come from, as short texts for tags and reports."""
-    from moe_compress.registry import git_commit, package_version
+    from moe_compress.registry.tracking import run_provenance
 
     chosen = own.selection(select)
     budget = {name: value for name, value in chosen.budget.model_dump().items() if value is not None}
@@ -137,8 +141,7 @@ def describe_lineage(
         "method": chosen.method,
         "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
         "seed": str(chosen.seed),
-        "package_version": package_version(),
-        "git_commit": git_commit() or "unknown",
+        **run_provenance(Path.cwd()),
         "run_key": run_keys["run"],
     }
 

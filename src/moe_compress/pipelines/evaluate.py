@@ -8,7 +8,7 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
 from moe_compress.pipelines.run_keys import evaluated_tasks
-from moe_compress.types import CheckpointReference, EvaluationResult
+from moe_compress.types import CheckpointReference, Demonstrations, EvaluationResult
 
 
 def evaluate_model(
@@ -16,15 +16,19 @@ def evaluate_model(
     domains_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
+    demonstrations: Demonstrations,
 ) -> EvaluationResult:
     """Return benchmark items, held-out perplexity, size and speed of one model.
+
+    `demonstrations` stands for a request that was checked, so that a wrong one fails before models load.
 
     Raises:
         DataError: if a task has no benchmark.
         EvaluationError: if the model answers with NaN.
     """
     from moe_compress.evaluation.evaluate import evaluate_checkpoint
-    from moe_compress.evaluation.tasks import load_task, read_texts
+    from moe_compress.evaluation.heldout import read_texts
+    from moe_compress.evaluation.tasks import load_task
 
     names = evaluated_tasks(parameters.tasks, own.name)
     tasks = [
@@ -40,6 +44,7 @@ def evaluate_model(
         checkpoint.path,
         tasks,
         heldout,
+        model=checkpoint.name,
         device=parameters.device,
         batch_size=parameters.batch_size,
         dtype=parameters.dtype,
@@ -53,20 +58,21 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 evaluate_model,
-                ["checkpoint", "domains_folder", "params:evaluate", "params:domain"],
+                ["checkpoint", "domains_folder", "params:evaluate", "params:domain", "demonstrations"],
                 "evaluation",
                 name="evaluate",
             )
         ]
     )
     parameters = {"params:evaluate", "params:domain"}
+    shared = {name: name for name in ("domains_folder", "demonstrations")}
     models = {"baseline": "base_model", "candidate": "candidate_checkpoint"}
     return sum(
         (
             Pipeline(
                 measure,
                 namespace=role,
-                inputs={"checkpoint": checkpoint, "domains_folder": "domains_folder"},
+                inputs={"checkpoint": checkpoint, **shared},
                 outputs={"evaluation": f"{role}_evaluation"},
                 parameters=parameters,
             )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters
+from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     CheckpointReference,
     CompressionPlan,
@@ -18,9 +20,6 @@ from moe_compress.types import (
     GateReport,
     TaskComparison,
 )
-
-if TYPE_CHECKING:
-    from moe_compress.reporting.content import CompressionReport, FlippedItem
 
 FOLDER = Path("data/08_reporting")
 MAX_FLIPS = 12
@@ -43,8 +42,6 @@ def draft_report(
     own: DomainParameters,
 ) -> CompressionReport:
     """Return the run's results, and write and log them, whatever the gates say."""
-    from moe_compress.reporting.content import CompressionReport
-
     report = CompressionReport(
         domain=own.name,
         plan=plan,
@@ -58,8 +55,8 @@ def draft_report(
             "plan_digest": plan.digest,
             "candidate_weights_digest": checkpoint.weights_digest,
         },
-        checkpoint=str(checkpoint.path),
-        data_docs=str(gate_docs),
+        checkpoint=os.path.relpath(checkpoint.path),
+        data_docs=os.path.relpath(gate_docs),
         flips=find_flips(baseline, candidate, domains_folder, own.name),
     )
     publish(report)
@@ -73,7 +70,6 @@ def find_flips(
     from itertools import chain, zip_longest
 
     from moe_compress.evaluation.tasks import read_items
-    from moe_compress.reporting.content import FlippedItem
 
     texts = {item.id: item for item in read_items(domains_folder / domain / "benchmark.jsonl")}
     after = {item.item: item for item in candidate.items_of(domain)}
@@ -96,7 +92,7 @@ def find_flips(
 
 def publish(report: CompressionReport) -> Path:
     """Write the page and the plots of a report, log them to MLflow, and return the page."""
-    from moe_compress.registry import log_run
+    from moe_compress.registry.tracking import log_run
     from moe_compress.reporting.figures import save_figures
     from moe_compress.reporting.report import write_html
 
@@ -141,6 +137,7 @@ def metrics_of(report: CompressionReport) -> dict[str, float]:
 def release_candidate(
     report: CompressionReport,
     checkpoint: CheckpointReference,
+    base_model: CheckpointReference,
     parameters: ReleaseParameters,
     own: DomainParameters,
 ) -> str:
@@ -151,7 +148,8 @@ def release_candidate(
         RegistryError: if the registry refuses.
     """
     from moe_compress.gates.decide import require
-    from moe_compress.registry import register_version, write_mlmodel
+    from moe_compress.registry.mlmodel import write_mlmodel
+    from moe_compress.registry.versions import register_version
     from moe_compress.reporting.model_card import write_model_card
     from moe_compress.reporting.table import print_report
 
@@ -159,7 +157,7 @@ def release_candidate(
         print_report(report)
     require(report.gate_report, report_folder(report) / "report.html")
     released = replace(report, model_uri=f"models:/{own.registered_model}@{parameters.alias}")
-    write_model_card(released, checkpoint.path)
+    write_model_card(released, checkpoint.path, base_model.path)
     write_mlmodel(checkpoint.path)
     version = register_version(
         own.registered_model, checkpoint.path, tags=dict(report.provenance), alias=parameters.alias
@@ -204,7 +202,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 release_candidate,
-                ["report", "candidate_checkpoint", "params:release", "params:domain"],
+                ["report", "candidate_checkpoint", "base_model", "params:release", "params:domain"],
                 "registered",
                 name="release_candidate",
             ),

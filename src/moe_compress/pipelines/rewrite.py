@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.pipelines.parameters import RewriteParameters
 from moe_compress.types import CheckpointReference, CompressionPlan
 
 
-def plan_rewrite(base_model: CheckpointReference, plan: CompressionPlan, parameters: RewriteParameters) -> Any:
+def plan_rewrite(
+    base_model: CheckpointReference, plan: CompressionPlan, parameters: RewriteParameters
+) -> CheckpointRewrite:
     """Return the `CheckpointRewrite` that the checkpoint dataset then streams to disk.
 
     Raises:
         UnsupportedModelError: if a tensor's role cannot be told.
         PlanError: if the plan does not fit the checkpoint.
+        CheckpointError: if stock transformers would find tensors missing or unexpected.
     """
     from moe_compress.checkpoint.index import read_index
     from moe_compress.checkpoint.rewrite import plan_rewrite as plan_from_names
     from moe_compress.families.derive import derive_tensor_map
+    from moe_compress.families.verify import verify_checkpoint
 
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
-    return plan_from_names(index, tensor_map, plan, max_shard_bytes=parameters.max_shard_bytes)
+    rewrite = plan_from_names(index, tensor_map, plan, max_shard_bytes=parameters.max_shard_bytes)
+    # What stock transformers would make of the files is known from their names and shapes alone.
+    verify_checkpoint(rewrite.config, rewrite.shapes)
+    return rewrite
 
 
 def create_pipeline() -> Pipeline:

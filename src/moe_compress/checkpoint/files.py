@@ -1,0 +1,64 @@
+"""Which files of a checkpoint folder may be read, and which travel along with its weights."""
+
+import os
+from pathlib import Path
+
+from moe_compress.errors import CheckpointError
+
+CONFIG = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
+_RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
+
+
+def resolve_file(folder: Path, name: str) -> Path:
+    """Return the path of one file of a checkpoint folder, if it is safe to open.
+
+    A link is followed only where the hub's cache puts one: from `snapshots/<revision>/` to its `blobs/`.
+
+    Raises:
+        CheckpointError: if the name leaves the folder, the file is missing, or a link leads elsewhere.
+    """
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise CheckpointError(
+            f"{folder} names a file {name!r}, which is not a plain name inside the folder; "
+            "do not use this checkpoint"
+        )
+    path = folder / name
+    if path.is_symlink() and not _is_cache_link(path):
+        raise CheckpointError(
+            f"{path} is a link to {os.readlink(path)}, outside the checkpoint; copy the file into the folder"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; fetch the checkpoint again")
+    return path
+
+
+def _is_cache_link(path: Path) -> bool:
+    """Whether a link leads from a hub snapshot to a blob of the same repository."""
+    revision = path.parent.resolve()
+    return revision.parent.name == "snapshots" and path.resolve().parent == revision.parent.parent / "blobs"
+
+
+def list_companions(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files a rewrite carries over unchanged, sorted.
+
+    Tokenizer, generation config, templates and the like; not weights, `config.json`, hidden files, nor what
+    tells about the old model only (a README, a registry's records).
+
+    Raises:
+        CheckpointError: if one is a link out of the checkpoint.
+    """
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir() and _travels(entry.name))
+    for name in names:
+        resolve_file(folder, name)
+    return tuple(names)
+
+
+def _travels(name: str) -> bool:
+    lower = name.lower()
+    is_weight = lower.endswith((*_WEIGHTS, *(f"{ending}.index.json" for ending in _WEIGHTS)))
+    is_record = lower in _RECORDS or lower.startswith((".", "readme"))
+    return not (is_weight or is_record or lower == CONFIG)

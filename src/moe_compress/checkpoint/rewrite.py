@@ -1,0 +1,187 @@
+"""Plan a smaller checkpoint from names alone: which source bytes make up each new tensor, and its config."""
+
+from collections.abc import Iterator, Mapping
+from math import isfinite, prod
+from typing import Any
+
+from moe_compress.checkpoint.arithmetic import AVERAGED_DTYPES
+from moe_compress.checkpoint.header import DTYPE_BITS
+from moe_compress.checkpoint.index import CheckpointIndex
+from moe_compress.checkpoint.jobs import ByteRange, CheckpointRewrite, Mean, ShardPlan, TensorJob, name_shard
+from moe_compress.errors import CheckpointError, PlanError
+from moe_compress.families.config_keys import with_value
+from moe_compress.types import (
+    CompressionPlan,
+    ExpertGroup,
+    TensorInfo,
+    TensorMap,
+    TensorRole,
+    iterate_layers,
+)
+
+_Groups = tuple[ExpertGroup, ...]
+
+
+def plan_rewrite(
+    index: CheckpointIndex,
+    tensor_map: TensorMap,
+    plan: CompressionPlan,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+) -> CheckpointRewrite:
+    """Return what to write so that the checkpoint has the plan's experts; reads and writes nothing.
+
+    Args:
+        index: the source checkpoint.
+        tensor_map: what each of its tensors is.
+        plan: which old experts make up each new one; single members are copied, several averaged in float32.
+        max_shard_bytes: tensor bytes per file; one tensor larger than this gets a file of its own.
+
+    Raises:
+        PlanError: if plan and checkpoint do not belong together, or an engine would misread the outcome.
+        CheckpointError: if a tensor's shape contradicts its role.
+    """
+    check_plan(tensor_map, plan, set(index.tensors))
+    groups = dict(iterate_layers(plan))
+    jobs = [job for info in index.tensors.values() for job in _plan_tensor(info, index, tensor_map, groups)]
+    config = with_value(index.config, tensor_map.count_keys, plan.new_layout.num_experts[0])
+    return CheckpointRewrite(index.folder, config, _plan_shards(jobs, max_shard_bytes), plan.digest)
+
+
+def check_plan(tensor_map: TensorMap, plan: CompressionPlan, names: set[str]) -> None:
+    """Check what must hold before a byte is written.
+
+    Raises:
+        PlanError: naming the first thing that does not.
+    """
+    if plan.layout != tensor_map.layout:
+        raise PlanError(
+            f"the plan is for {_describe(plan.layout)}, the checkpoint has {_describe(tensor_map.layout)}; "
+            "plan for this checkpoint"
+        )
+    if unknown := names ^ set(tensor_map.roles):
+        raise PlanError(
+            f"the tensor map and the checkpoint differ in {len(unknown)} tensors, first '{min(unknown)}'; "
+            "derive the map from this checkpoint"
+        )
+    if not plan.new_layout.is_uniform:
+        counts = plan.new_layout.num_experts
+        raise PlanError(
+            f"layers would keep between {min(counts)} and {max(counts)} experts, and engines read one number "
+            "for all of them; plan the same number for every layer"
+        )
+    for layer, groups in iterate_layers(plan):
+        _check_weights(layer, groups)
+        _check_router_groups(layer, groups, plan)
+
+
+def _check_weights(layer: int, groups: _Groups) -> None:
+    for new, group in enumerate(groups):
+        total = sum(group.weights)
+        if not isfinite(total) or abs(total - 1) > 1e-6:
+            raise PlanError(
+                f"layer {layer} averages experts {list(group.members)[:4]} into expert {new} with weights "
+                f"that sum to {total:g}, which would rescale its output; make them sum to 1"
+            )
+
+
+def _check_router_groups(layer: int, groups: _Groups, plan: CompressionPlan) -> None:
+    """Check that a router which groups experts by position finds each expert in its old group."""
+    layout, num_groups = plan.layout, plan.layout.num_groups
+    if num_groups == 1:
+        return
+    old_size = layout.num_experts[layout.layers.index(layer)] // num_groups
+    new_size, rest = divmod(len(groups), num_groups)
+    homes = [{member // old_size for member in group.members} for group in groups]
+    if rest or any(home != {new // new_size} for new, home in enumerate(homes)):
+        kept = [sum(min(home) == group for home in homes) for group in range(num_groups)]
+        raise PlanError(
+            f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same "
+            "number of each, in order, and merge inside groups only"
+        )
+    if new_size < 2 or new_size * layout.topk_groups < layout.top_k:
+        raise PlanError(
+            f"layer {layer} would keep {new_size} experts per group, but the router needs at least 2 to rank "
+            f"a group and top_k={layout.top_k} in topk_group={layout.topk_groups} groups; keep more experts"
+        )
+
+
+def _plan_tensor(
+    info: TensorInfo, index: CheckpointIndex, tensor_map: TensorMap, groups: Mapping[int, _Groups]
+) -> Iterator[TensorJob]:
+    """Yield what becomes of one source tensor: itself, an expert under its new number, rows, or nothing."""
+    role = tensor_map.roles[info.name]
+    if role.kind == "untouched":
+        yield TensorJob(info.name, info.dtype, info.shape, (_whole(info),))
+        return
+    assert role.layer is not None
+    if role.kind == "expert_axis":
+        yield _plan_axis(info, role, groups[role.layer])
+        return
+    for new, group in enumerate(groups[role.layer]):
+        if group.members[0] == role.expert:
+            members = [index.tensors[tensor_map.rename(info.name, member)] for member in group.members]
+            piece = _combine(info, tuple(map(_whole, members)), group.weights)
+            yield TensorJob(tensor_map.rename(info.name, new), info.dtype, info.shape, (piece,))
+
+
+def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob:
+    """Return the job of a tensor with one slice per expert along an axis."""
+    outer = prod(info.shape[: role.axis])
+    experts, rest = divmod(info.shape[role.axis], role.rows_per_expert)
+    slice_bytes, split = divmod(info.num_bytes, outer * experts)
+    last = max(member for group in groups for member in group.members)
+    if rest or split or last >= experts:
+        raise CheckpointError(
+            f"tensor '{info.name}' of shape {list(info.shape)} does not hold {role.rows_per_expert} rows for "
+            f"each expert up to {last} along axis {role.axis}; its role is not understood"
+        )
+    pieces: list[ByteRange | Mean] = []
+    for block in range(outer):
+        for group in groups:
+            starts = [info.start + (block * experts + member) * slice_bytes for member in group.members]
+            ranges = tuple(ByteRange(info.file, start, slice_bytes) for start in starts)
+            # A merged expert is picked by the plain mean of its members' router rows, whatever their weights.
+            weights = (1 / len(ranges),) * len(ranges) if role.is_router else group.weights
+            pieces.append(_combine(info, ranges, weights))
+    shape = (*info.shape[: role.axis], len(groups) * role.rows_per_expert, *info.shape[role.axis + 1 :])
+    return TensorJob(info.name, info.dtype, shape, tuple(pieces))
+
+
+def _combine(info: TensorInfo, ranges: tuple[ByteRange, ...], weights: tuple[float, ...]) -> ByteRange | Mean:
+    """Return one range as it is, several as their average."""
+    if len(ranges) == 1:
+        return ranges[0]
+    if info.dtype not in AVERAGED_DTYPES:
+        raise PlanError(
+            f"tensor '{info.name}' is stored as {info.dtype}, and only {', '.join(AVERAGED_DTYPES)} can be "
+            "averaged; use a method that prunes, or a checkpoint in one of these"
+        )
+    return Mean(ranges, weights)
+
+
+def _whole(info: TensorInfo) -> ByteRange:
+    return ByteRange(info.file, info.start, info.num_bytes)
+
+
+def _plan_shards(jobs: list[TensorJob], max_shard_bytes: int) -> tuple[ShardPlan, ...]:
+    """Fill files with tensors in source order; in a file, wide dtypes first, which keeps each one aligned."""
+    files: list[list[TensorJob]] = [[]]
+    filled = 0
+    for job in jobs:
+        if files[-1] and filled + job.num_bytes > max_shard_bytes:
+            files.append([])
+            filled = 0
+        files[-1].append(job)
+        filled += job.num_bytes
+    return tuple(
+        ShardPlan(name_shard(number, len(files)), tuple(sorted(file, key=lambda job: -DTYPE_BITS[job.dtype])))
+        for number, file in enumerate(files, start=1)
+    )
+
+
+def _describe(layout: Any) -> str:
+    return (
+        f"{len(layout.layers)} layers of {min(layout.num_experts)} experts with top_k={layout.top_k} "
+        f"and {layout.num_groups} groups"
+    )

@@ -1,0 +1,86 @@
+"""Load a checkpoint folder the way anybody would, with stock transformers; tell which keys did not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from moe_compress.errors import CheckpointError, ParameterError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class StockModel(NamedTuple):
+    """A checkpoint loaded by stock transformers.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        tokenizer: its tokenizer.
+        missing: parameters the checkpoint lacks; transformers filled them with random numbers.
+        unexpected: tensors of the checkpoint that the model has no place for.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32") -> StockModel:
+    """Load a checkpoint folder without any code of this package in the way, offline.
+
+    Args:
+        folder: a folder with `config.json`, safetensors files and a tokenizer.
+        device: `cpu`, `cuda:0`, ...; `auto` spreads over the GPUs there are, else uses the CPU.
+        dtype: what to compute in: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
+
+    Raises:
+        CheckpointError: if the folder does not load.
+        ParameterError: if the dtype is none of these.
+    """
+    if dtype not in DTYPES:
+        raise ParameterError(
+            f"no dtype '{dtype}' to evaluate in; choose one of {', '.join(DTYPES)} (evaluate.dtype)"
+        )
+    if not (Path(folder) / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; give the folder of a whole checkpoint")
+    place = "cpu" if device == "auto" and not torch.cuda.is_available() else device
+    try:
+        with quiet("transformers"):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map=place, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"stock transformers does not load {folder}: {error}; check config.json against the weight files"
+        ) from error
+    return StockModel(
+        model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"]))
+    )
+
+
+@contextmanager
+def quiet(*packages: str) -> Iterator[None]:
+    """Keep the packages' loggers to errors, and transformers' progress bars off, inside the block."""
+    loggers = [logging.getLogger(package) for package in packages]
+    levels = [logger.level for logger in loggers]
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            transformers_logging.enable_progress_bar()

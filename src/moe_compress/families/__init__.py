@@ -1,0 +1,1 @@
+"""What each architecture's checkpoint tensors are, derived from transformers' own model code."""

@@ -1,0 +1,17 @@
+"""Dotted paths into a `config.json`."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+
+def with_value(config: Mapping[str, Any], keys: Iterable[str], value: int) -> dict[str, Any]:
+    """Return a copy of a config with each dotted path set to one value, and nothing else changed."""
+    changed = deepcopy(dict(config))
+    for key in keys:
+        *parents, last = key.split(".")
+        place = changed
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    return changed

@@ -1,0 +1,33 @@
+"""Would stock transformers load exactly these names and shapes with this config? Asked before a byte is written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe_compress.errors import CheckpointError
+from moe_compress.families.conversion import report_loading
+
+
+def verify_checkpoint(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that a checkpoint loads with no missing, unexpected or mismatched tensor; reads no weights.
+
+    Args:
+        config: the checkpoint's `config.json`.
+        tensors: tensor name on disk -> shape.
+
+    Raises:
+        UnsupportedModelError: if transformers cannot build the model.
+        CheckpointError: if a tensor is missing, unexpected or has another shape than the model needs.
+    """
+    report = report_loading(config, tensors)
+    problems = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
+    found = [f"{len(names)} {kind} ({name_some(names)})" for kind, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"transformers would not load this checkpoint as it stands: {'; '.join(found)}; "
+            "its config and tensors must fit each other"
+        )
+
+
+def name_some(names: tuple[str, ...], limit: int = 3) -> str:
+    """Return the first few names for an error message."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -1,0 +1,139 @@
+"""What a run leaves behind in MLflow: flattened parameters, metrics, tags, small files and data digests."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_compress import __version__
+from moe_compress.errors import RegistryError
+from moe_compress.registry.client import active_run_id, mlflow_client
+from moe_compress.registry.versions import shortened
+
+_MAX_DATASET_DIGEST = 36
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+
+
+def git_commit(folder: Path) -> str:
+    """Return a folder's commit, with `+changes` if tracked files differ, or `none` outside a repository."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return f"{commit}+changes" if _git(folder, "status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run_provenance(project: Path) -> dict[str, str]:
+    """Return the lineage entries of the code: this package's version and the project's commit."""
+    return {"package_version": __version__, "git_commit": git_commit(project)}
+
+
+def flatten_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters under dotted names; pydantic models and dataclasses count as mappings.
+
+    Leaves are left as they are, so that MLflow writes them as any other logger would.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in parameters.items():
+        name, plain = f"{prefix}{key}", _plain(value)
+        if isinstance(plain, Mapping) and plain:
+            flat.update(flatten_parameters(plain, f"{name}."))
+        else:
+            flat[name] = plain
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def log_run(
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    artifacts: Sequence[Path] = (),
+) -> str:
+    """Log into the active run and return its id; everything is checked before anything is logged.
+
+    Args:
+        params: nested parameters, logged under dotted names.
+        metrics: name -> value.
+        tags: name -> value, cut if too long.
+        artifacts: files, or folders logged under their own name; weights are refused.
+
+    Raises:
+        RegistryError: if no run is active, an artifact is missing or holds weights, or MLflow refuses.
+    """
+    import mlflow
+
+    run_id = _required_run_id()
+    for path in artifacts:
+        _check_artifact(path)
+    with mlflow_client(f"log run {run_id}"):
+        mlflow.log_params(flatten_parameters(params))
+        mlflow.log_metrics({name: float(value) for name, value in metrics.items()})
+        mlflow.set_tags({name: shortened(str(value)) for name, value in tags.items()})
+        for path in artifacts:
+            if path.is_dir():
+                mlflow.log_artifacts(str(path), artifact_path=path.name)
+            else:
+                mlflow.log_artifact(str(path))
+    return run_id
+
+
+def log_dataset_digest(name: str, digest: str, source: str, context: str) -> None:
+    """Record in the active run which data it read, by our own digest; the data itself is not read.
+
+    Args:
+        name: the data's name, such as `medical.demonstrations`.
+        digest: its sha256; MLflow shows the first 36 characters, the tag `sha256` holds all.
+        source: its path or address.
+        context: what it was used for, such as `calibration`.
+
+    Raises:
+        RegistryError: if no run is active, or MLflow refuses.
+    """
+    import mlflow
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource
+
+    _required_run_id()
+    with mlflow_client(f"record data '{name}'"):
+        # Resolving a plain path would warn that two sources of the same kind claim it.
+        place = resolve_dataset_source(source) if "://" in source else LocalArtifactDatasetSource(source)
+        dataset = MetaDataset(place, name=name, digest=digest[:_MAX_DATASET_DIGEST])
+        mlflow.log_input(dataset, context=context, tags={"sha256": digest})
+
+
+def _required_run_id() -> str:
+    run_id = active_run_id()
+    if run_id is None:
+        raise RegistryError("no MLflow run is active, so there is nowhere to log; call this inside a pipeline run")
+    return run_id
+
+
+def _check_artifact(path: Path) -> None:
+    if not path.exists():
+        raise RegistryError(f"artifact {path} does not exist; write it before logging the run")
+    files = path.rglob("*") if path.is_dir() else [path]
+    weights = next((file for file in files if file.suffix in _WEIGHT_SUFFIXES), None)
+    if weights is not None:
+        raise RegistryError(
+            f"artifact {path} holds the weights {weights.name}, which would be copied; "
+            "register their folder instead"
+        )

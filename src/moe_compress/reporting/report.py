@@ -1,0 +1,73 @@
+"""The report as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from moe_compress.atomic import write_atomically
+from moe_compress.reporting import figures, usage, wording
+from moe_compress.reporting.content import CompressionReport, share_of_score_kept
+from moe_compress.reporting.templating import fill_template
+
+_MAX_FLIPS = 12
+_CSS = Path(__file__).parent / "templates" / "report.css"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure, drawn for a wide screen and for a phone."""
+
+    wide: Markup
+    narrow: Markup
+
+
+def write_html(report: CompressionReport, path: Path) -> Path:
+    """Write the page, whole or not at all; opening it loads nothing from anywhere.
+
+    Returns:
+        The file written.
+    """
+    html = fill_template(
+        "report.html.j2",
+        report=report,
+        # The style sheet is our own file; escaped, its selectors would break.
+        css=Markup(_CSS.read_text(encoding="utf-8")),
+        drawings=_draw(report),
+        parameters=wording.flatten(report.parameters),
+        shares=share_of_score_kept(report.plan),
+        flips=report.flips[:_MAX_FLIPS],
+        reproduce=usage.how_to_reproduce(report),
+        snippets=usage.how_to_load(report, report.checkpoint or "path/to/checkpoint"),
+        loading_note=usage.loading_note(report),
+        facts=_list_facts(report),
+    )
+    path = Path(path)
+    write_atomically(path, html.encode())
+    return path
+
+
+def _draw(report: CompressionReport) -> dict[str, Drawing]:
+    wide, narrow = (figures.draw_all(report, width) for width in (figures.WIDE, figures.NARROW))
+    return {
+        # matplotlib escapes the text it writes into SVG.
+        name: Drawing(
+            Markup(figures.as_svg(wide[name], f"{name}-wide")),
+            Markup(figures.as_svg(narrow[name], f"{name}-narrow")),
+        )
+        for name in wide
+    }
+
+
+def _list_facts(report: CompressionReport) -> dict[str, Any]:
+    """Return where everything came from, by the name people call it."""
+    facts = {
+        "plan digest": report.plan.digest,
+        "checkpoint": report.checkpoint,
+        "data docs": report.data_docs,
+    }
+    named = {key.replace("_", " "): value for key, value in report.provenance.items()}
+    return named | {name: value for name, value in facts.items() if value}

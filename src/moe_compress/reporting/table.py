@@ -1,0 +1,113 @@
+"""The report in a terminal: verdict, size, quality and gates, within 100 columns."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from moe_compress.reporting import wording
+from moe_compress.reporting.content import CompressionReport, QualityRow
+
+_WIDTH = 100
+_STYLES = {"passed": "green", "warning": "yellow", "failed": "bold red"}
+
+
+def render_terminal(report: CompressionReport) -> RenderableType:
+    """Return what `print_report` prints."""
+    # Names come from users' files: they go in as Text, never as markup.
+    return Group(
+        Text(),
+        _verdict(report),
+        Text(),
+        _size_table(report),
+        _quality_table(report),
+        _gates_table(report),
+    )
+
+
+def print_report(report: CompressionReport, console: Console | None = None) -> None:
+    """Print the report, at most 100 columns wide, to the terminal or the console given."""
+    console = console or Console()
+    console.print(render_terminal(report), width=min(console.width, _WIDTH))
+
+
+def _verdict(report: CompressionReport) -> RenderableType:
+    style = "bold green" if report.gate_report.passed else "bold red"
+    lines = [Text.assemble((report.headline, style), "   ", (report.domain, "bold"))]
+    lines += [Text(wording.reason(failure), style="red") for failure in report.gate_report.failures]
+    lines += [Text(report.summary), Text(report.release)]
+    return Padding(Group(*lines), (0, 1))
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table whose first column is text and whose others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", header_style="dim")
+    for index, column in enumerate(columns):
+        # Values do not wrap, they would no longer align; names may.
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    return table
+
+
+def _size_table(report: CompressionReport) -> Table:
+    before, after = report.baseline, report.candidate
+    table = _table("Size and speed", "", "Baseline", "Candidate", "Change")
+    table.add_row("experts per layer", *report.experts_change, "")
+    rows = (
+        ("parameters", before.num_parameters, after.num_parameters, wording.count),
+        ("weights on disk", before.num_bytes, after.num_bytes, wording.size),
+        ("tokens per second", before.tokens_per_second, after.tokens_per_second, wording.count),
+    )
+    for name, old, new, write in rows:
+        table.add_row(name, write(old), write(new), wording.change(old, new))
+    return table
+
+
+def _quality_table(report: CompressionReport) -> Table:
+    table = _table(
+        "Quality",
+        "Task",
+        "Items",
+        "Baseline",
+        "Candidate",
+        "Difference, 95\N{NO-BREAK SPACE}%",
+        "Kept",
+        "Perplexity",
+    )
+    for row in report.quality_rows:
+        table.add_row(*_quality_cells(row), style="bold" if row.is_target else "")
+    return table
+
+
+def _quality_cells(row: QualityRow) -> tuple[Text | str, ...]:
+    perplexity = f"{wording.number(row.baseline_perplexity)} → {wording.number(row.candidate_perplexity)}"
+    name = Text(row.name)
+    if row.comparison is None:
+        return (name, *[wording.MISSING] * 5, perplexity)
+    result = row.comparison
+    interval = wording.points_interval(result.difference_low, result.difference_high)
+    return (
+        name,
+        str(result.num_items),
+        wording.percent(result.baseline_accuracy),
+        wording.percent(result.candidate_accuracy),
+        f"{wording.points(result.difference)} ({interval})",
+        wording.percent(result.share_kept),
+        perplexity,
+    )
+
+
+def _gates_table(report: CompressionReport) -> Table:
+    table = _table("Gates", "Gate", "Observed", "Limit", "Verdict", "Severity")
+    for outcome in report.gate_report.outcomes:
+        verdict = wording.verdict(outcome)
+        table.add_row(
+            Text(outcome.name),
+            wording.observed(outcome),
+            wording.limit(outcome),
+            Text(verdict, _STYLES[verdict]),
+            outcome.severity,
+        )
+    return table

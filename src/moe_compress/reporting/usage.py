@@ -1,0 +1,63 @@
+"""How to make the model again and how to load it, as commands a reader can paste."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from moe_compress.reporting import wording
+from moe_compress.reporting.content import CompressionReport
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A titled piece of code."""
+
+    title: str
+    code: str
+
+
+def how_to_reproduce(report: CompressionReport) -> str:
+    """Return the shell commands that run the same compression again."""
+    commit = report.provenance.get("git_commit")
+    command = report.provenance.get("command") or shlex.join(["kedro", "run", f"--pipeline=prune_{report.domain}"])
+    return f"git checkout {shlex.quote(commit)}\n{command}" if commit else command
+
+
+def how_to_load(report: CompressionReport, folder: str) -> tuple[Snippet, ...]:
+    """Return one snippet for each way this checkpoint loads.
+
+    Args:
+        report: the run; vLLM is left out where layers differ, which it cannot represent.
+        folder: the checkpoint's folder, as the reader of the snippets would type it.
+    """
+    snippets = [
+        Snippet(
+            "transformers",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained({_quoted(folder)}, dtype="auto")\n'
+            f"tokenizer = AutoTokenizer.from_pretrained({_quoted(folder)})",
+        )
+    ]
+    if report.plan.new_layout.is_uniform:
+        snippets.append(Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"))
+    if report.model_uri:
+        uri = _quoted(report.model_uri)
+        snippets.append(Snippet("MLflow", f"import mlflow\n\nfolder = mlflow.artifacts.download_artifacts({uri})"))
+    return tuple(snippets)
+
+
+def loading_note(report: CompressionReport) -> str | None:
+    """Return what a reader must know before loading, if anything."""
+    if report.plan.new_layout.is_uniform:
+        return None
+    counts = wording.span(report.plan.new_layout.num_experts)
+    return (
+        f"Layers keep different numbers of experts ({counts}): the loader of moe-compress reads that, "
+        "an engine that knows one number for all layers does not."
+    )
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

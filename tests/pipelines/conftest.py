@@ -1,0 +1,135 @@
+"""A whole project in a temporary folder: the real configuration over a tiny random model and toy domains."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from kedro.framework.startup import bootstrap_project
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parents[2]
+WORDS = "alpha beta gamma delta fever cough liver heart bank loan sum def return class add two three".split()
+DOMAINS = ("medical", "code", "math", "finance", "general")
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<end>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
+
+
+def make_model(folder):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = Glm4MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+    )
+    Glm4MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_domain(folder, name):
+    rng = random.Random(name)
+
+    def say(count):
+        return " ".join(rng.choices(WORDS, k=count))
+
+    demonstrations = [{"id": f"d{i}", "question": f"{say(8)} {i}", "answer": say(4)} for i in range(12)]
+    benchmark = [
+        {
+            "id": f"b{i}",
+            "kind": "toy",
+            "question": f"{say(9)} q{i}",
+            "choices": [f"{say(2)} {j}" for j in range(4)],
+            "answer": rng.randrange(4),
+        }
+        for i in range(24)
+    ]
+    write_rows(folder / name / "demonstrations.jsonl", demonstrations)
+    write_rows(folder / name / "benchmark.jsonl", benchmark)
+    write_rows(folder / name / "heldout.jsonl", [{"id": f"h{i}", "text": say(20)} for i in range(6)])
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """A model and domains, made once; tests that change them work on the copies in their own project."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_model(folder / "model")
+    for name in DOMAINS:
+        make_domain(folder / "domains", name)
+    return folder
+
+
+class Project:
+    """A Kedro project to type commands in."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *arguments):
+        """Run `kedro run` with these arguments in this process; returns click's result."""
+        from moe_compress.cli import run
+
+        return CliRunner().invoke(run, list(arguments))
+
+    def prune(self, *params, domain="medical"):
+        given = [f"--params={','.join(params)}"] if params else []
+        return self.run(f"--pipelines=prune_{domain}", *given)
+
+    def find(self, pattern):
+        return sorted((self.folder / "data").glob(pattern))
+
+
+@pytest.fixture
+def project(tmp_path, inputs, monkeypatch):
+    for name in ("conf", "pyproject.toml"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    shutil.rmtree(tmp_path / "conf" / "local", ignore_errors=True)
+    (tmp_path / "conf" / "local").mkdir()
+    (tmp_path / "src").mkdir()  # Kedro wants the folder; the package is the installed one
+    shutil.copytree(inputs, tmp_path / "data" / "01_raw")
+    (tmp_path / "conf" / "local" / "globals.yml").write_text(
+        "base_model: data/01_raw/model\ndomains_folder: data/01_raw/domains\n"
+    )
+    # A random model knows nothing, so what it keeps of that says nothing either.
+    (tmp_path / "conf" / "local" / "parameters_gates.yml").write_text(
+        "gates: {domain_accuracy_kept: {metric: accuracy.domain, at_least: 0.0}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    bootstrap_project(tmp_path)
+    return Project(tmp_path)

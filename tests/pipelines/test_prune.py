@@ -1,0 +1,100 @@
+"""The whole job from rows to a registered version, what a second run skips, and what stops it."""
+
+from __future__ import annotations
+
+import json
+
+import mlflow
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from moe_compress.registry.versions import resolve
+
+
+def load_registered(name):
+    folder = resolve(name, "candidate").source.removeprefix("file://")
+    return AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+
+
+def outputs(project):
+    """Return every value a stage saved, and when."""
+    files = [*project.find("0[4567]*/**/*.safetensors"), *project.find("0[4567]*/**/*.json")]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_run_ends_with_a_registered_smaller_model(project):
+    result = project.prune()
+    assert result.exit_code == 0, result.output
+    model, info = load_registered("moe-medical")
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.n_routed_experts == 8
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+    assert "Registered as moe-medical version 1" in result.output
+    assert len(project.find("08_reporting/medical/*/report.html")) == 1
+
+    run = mlflow.search_runs(search_all_experiments=True).iloc[0]
+    assert run["status"] == "FINISHED"
+    assert run["params.select.method"] == "easy_ep"
+    assert run["tags.gates_passed"] == "true"
+    assert 0 <= run["metrics.candidate.accuracy.medical"] <= 1
+
+
+def test_the_same_inputs_are_skipped_and_give_the_same_version(project):
+    first = project.prune()
+    written = outputs(project)
+    second = project.prune()
+    assert (first.exit_code, second.exit_code) == (0, 0), second.output
+    assert outputs(project) == written and len(written) >= 5
+    assert resolve("moe-medical", "candidate").version == "1"
+
+
+def test_another_method_uses_the_same_statistics(project):
+    assert project.prune().exit_code == 0
+    assert project.prune("select.method=frequency").exit_code == 0
+    assert len(project.find("04_feature/statistics/medical/*/statistics.safetensors")) == 1
+    plans = [json.loads(path.read_text()) for path in project.find("05_model_input/plans/medical/*/plan.json")]
+    assert sorted(plan["method"] for plan in plans) == ["easy_ep", "frequency"]
+
+
+def test_another_domain_reuses_the_baseline(project):
+    assert project.prune().exit_code == 0
+    assert project.prune(domain="math").exit_code == 0
+    assert len(project.find("07_model_output/evaluations/baseline/*/evaluation.json")) == 1
+
+
+def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
+    result = project.prune("gates.size_reduced.at_most=0.1")
+    assert result.exit_code == 1
+    assert "size_reduced is 0." in result.output and "must be at most 0.1" in result.output
+    assert mlflow.MlflowClient().search_registered_models() == []
+    assert mlflow.search_runs(search_all_experiments=True).iloc[0]["status"] == "FAILED"
+    # The page that says why is there, and once the limit is lifted the same work is released.
+    assert len(project.find("08_reporting/medical/*/report.html")) == 1
+    assert project.prune().exit_code == 0
+
+
+def test_a_stricter_gate_is_checked_although_everything_else_is_skipped(project):
+    assert project.prune().exit_code == 0
+    assert project.prune("gates.size_reduced.at_most=0.1").exit_code == 1
+
+
+def test_a_new_domain_needs_a_folder_and_a_block(project):
+    source = project.folder / "data/01_raw/domains/finance"
+    source.rename(source.with_name("legal"))
+    source.with_name("finance").symlink_to(source.with_name("legal"))
+    (project.folder / "conf/local/parameters_domains.yml").write_text(
+        "domains: {legal: {name: legal, registered_model: moe-legal}}\n"
+    )
+    from kedro.framework.project import pipelines
+
+    pipelines.configure("moe_compress.pipeline_registry")
+    result = project.prune(domain="legal")
+    assert result.exit_code == 0, result.output
+    assert resolve("moe-legal", "candidate").version == "1"
+
+
+@pytest.mark.parametrize("budget", ["select.budget.experts_per_layer=6,select.budget.fraction_dropped=null"])
+def test_a_budget_by_count(project, budget):
+    assert project.prune(*budget.split(",")).exit_code == 0
+    assert load_registered("moe-medical")[0].config.n_routed_experts == 6

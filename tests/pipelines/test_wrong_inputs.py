@@ -1,0 +1,117 @@
+"""Each wrong input: one sentence, exit code 1, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from tests.pipelines.conftest import write_rows
+
+
+def rows_of(project):
+    path = project.folder / "data/01_raw/domains/medical/demonstrations.jsonl"
+    return path, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_refused(project, result, *parts):
+    assert result.exit_code == 1, result.output
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("Error: ")
+    for part in parts:
+        assert part in message
+    assert project.find("06_models/**/*.safetensors") == []
+
+
+@pytest.mark.parametrize(
+    ("params", "parts"),
+    [
+        (["select.method=easyep"], ["no 'easyep' in methods/", "did you mean 'easy_ep'"]),
+        (
+            ["select.budget.experts_per_layer=2", "select.budget.fraction_dropped=null"],
+            ["layer 1 would keep 2 experts", "top_k=4", "select.budget"],
+        ),
+        (
+            ["select.budget.experts_per_layer=17", "select.budget.fraction_dropped=null"],
+            ["layer 1 would keep 17 experts, but it has 16"],
+        ),
+        (["select.metod=reap"], ["select.metod", "is not a parameter"]),
+        (["slect.method=reap"], ["--params names 'slect'", "did you mean 'select'"]),
+        (["collect.batch_size=0"], ["collect.batch_size", "greater than or equal to 1"]),
+        (["base_model=data/01_raw/nowhere"], ["data/01_raw/nowhere", "config.json"]),
+    ],
+)
+def test_parameters(project, params, parts):
+    assert_refused(project, project.prune(*params), *parts)
+
+
+def test_an_unknown_domain(project):
+    assert_refused(project, project.prune(domain="dental"), "no pipeline 'prune_dental'", "prune_medical")
+
+
+def test_missing_demonstrations(project):
+    rows_of(project)[0].unlink()
+    assert_refused(project, project.prune(), "no demonstrations at", "'question' and 'answer'")
+
+
+def test_empty_demonstrations(project):
+    rows_of(project)[0].write_text("")
+    assert_refused(project, project.prune(), "demonstrations.jsonl is empty")
+
+
+def test_a_missing_column(project):
+    path, rows = rows_of(project)
+    write_rows(path, [{"id": row["id"], "prompt": row["question"], "answer": row["answer"]} for row in rows])
+    assert_refused(project, project.prune(), "12 demonstrations of domain 'medical'", "'question'")
+
+
+def test_a_demonstration_from_the_benchmark(project):
+    path, rows = rows_of(project)
+    benchmark = path.with_name("benchmark.jsonl")
+    question = json.loads(benchmark.read_text().splitlines()[3])["question"]
+    rows[5]["question"] = question.upper() + " ?"
+    write_rows(path, rows)
+    assert_refused(
+        project, project.prune(), "1 demonstration of domain 'medical' is also in its benchmark", "row 6"
+    )
+
+
+def test_a_missing_shard(project):
+    from transformers import AutoModelForCausalLM
+
+    folder = project.folder / "data/01_raw/model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="60KB")
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert_refused(project, project.prune(), shard.name)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "part"), [("llama", "'llama'"), ("no_such_model", "no_such_model")], ids=["dense", "unknown"]
+)
+def test_an_architecture_without_experts(project, model_type, part):
+    path = project.folder / "data/01_raw/model/config.json"
+    config = json.loads(path.read_text())
+    config |= {"model_type": model_type, "architectures": ["LlamaForCausalLM"]}
+    path.write_text(json.dumps(config))
+    assert_refused(project, project.prune(), part)
+
+
+def test_a_domain_without_a_benchmark(project):
+    (project.folder / "data/01_raw/domains/medical/benchmark.jsonl").unlink()
+    assert_refused(project, project.prune(), "benchmark.jsonl")
+
+
+def test_a_misspelt_gate(project):
+    result = project.prune("gates.size_reduced.at_mots=0.5")
+    assert result.exit_code == 1
+    assert "at_mots" in result.stderr
+
+
+def test_nothing_is_left_behind(project):
+    shutil.rmtree(project.folder / "data/01_raw/domains")
+    result = project.prune()
+    assert result.exit_code == 1 and "no folder" in result.stderr
+    assert [path.name for path in (project.folder / "data").iterdir()] in (["01_raw"], ["01_raw", "02_intermediate"])

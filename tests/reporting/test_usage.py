@@ -1,0 +1,37 @@
+"""Commands a reader can paste."""
+
+import ast
+import shlex
+from dataclasses import replace
+
+from moe_compress.reporting import usage
+from moe_compress.reporting.content import CompressionReport
+
+
+def test_reproduce_checks_out_the_commit_and_runs_the_pipeline(report: CompressionReport) -> None:
+    assert usage.how_to_reproduce(report).splitlines() == [
+        "git checkout 4c1f0e9b7d2a6358c0b4f1e2d3a49586b7c8d9e0",
+        "kedro run --pipeline=prune_medical",
+    ]
+
+
+def test_a_recorded_command_is_given_as_it_was(report: CompressionReport) -> None:
+    recorded = replace(report, provenance={"command": "kedro run --env=qwen --pipeline=prune_code"})
+    assert usage.how_to_reproduce(recorded) == "kedro run --env=qwen --pipeline=prune_code"
+
+
+def test_names_are_quoted_for_shell_and_python(report: CompressionReport) -> None:
+    folder = 'my "best" model; rm'
+    snippets = {snippet.title: snippet.code for snippet in usage.how_to_load(report, folder)}
+    assert shlex.split(snippets["vLLM"]) == ["vllm", "serve", folder]
+    strings = [n.value for n in ast.walk(ast.parse(snippets["transformers"])) if isinstance(n, ast.Constant)]
+    assert strings.count(folder) == 2
+
+
+def test_vllm_is_left_out_where_layers_differ(report: CompressionReport) -> None:
+    uneven = replace(
+        report, plan=replace(report.plan, groups=(report.plan.groups[0][:24], *report.plan.groups[1:]))
+    )
+    assert [snippet.title for snippet in usage.how_to_load(uneven, "m")] == ["transformers", "MLflow"]
+    assert "(24 to 32)" in (usage.loading_note(uneven) or "")
+    assert usage.loading_note(report) is None

@@ -1,0 +1,82 @@
+"""Numbers as people read them."""
+
+import math
+
+import pytest
+
+from moe_compress.reporting import wording
+from moe_compress.types import GateOutcome, TaskComparison
+
+MINUS, GAP, DASH = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}", "\N{EN DASH}"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1.00 kB"),
+        (1000, "1.00 kB"),
+        (9_878_580, "9.88 MB"),
+        (9_996_000, "10.0 MB"),
+        (16_273_204, "16.3 MB"),
+        (688_600_000_000, "689 GB"),
+        (999_600_000, "1.00 GB"),
+    ],
+)
+def test_size(value: float, text: str) -> None:
+    assert wording.size(value) == text.replace(" ", GAP)
+
+
+@pytest.mark.parametrize(("value", "text"), [(812, "812"), (8_134_528, "8.13 M"), (671_026_419_200, "671 B")])
+def test_count(value: float, text: str) -> None:
+    assert wording.count(value) == text.replace(" ", GAP)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.01, f"{MINUS}1.0"), (0.0151, "+1.5"), (0.0, "0.0"), (-0.0001, "0.0")]
+)
+def test_points(value: float, text: str) -> None:
+    assert wording.points(value) == text
+
+
+def test_missing_values_are_a_dash_and_never_zero() -> None:
+    assert wording.percent(math.nan) == wording.percent(None) == DASH
+    assert wording.number(None) == wording.number(math.nan) == DASH
+    assert wording.percent_interval(math.nan, 1.0) == DASH
+    assert wording.change(None, 3.0) == wording.change(0, 3.0) == wording.change(2.0, None) == DASH
+
+
+def test_change_is_relative_and_signed() -> None:
+    assert wording.change(200, 150) == f"{MINUS}25.0{GAP}%"
+    assert wording.change(200, 250) == f"+25.0{GAP}%"
+
+
+def test_p_value_is_cut_below() -> None:
+    assert [wording.p_value(value) for value in (1.0, 0.0449, 0.00099)] == ["1.000", "0.045", "< 0.001"]
+
+
+def test_an_unmeasured_gate_says_so() -> None:
+    gate = GateOutcome("kl_to_base", None, "at_most", 0.1, "critical", False, "")
+    assert wording.reason(gate) == "kl_to_base: observed not measured, limit at most 0.1"
+    assert wording.verdict(gate) == "failed"
+
+
+def test_flatten_keeps_every_leaf() -> None:
+    nested = {"select": {"budget": 32, "weights": {}, "domains": ["a", "b"]}, "seed": None, "tasks": []}
+    assert wording.flatten(nested) == {
+        "select.budget": "32",
+        "select.weights": "none",
+        "select.domains": "a, b",
+        "seed": "none",
+        "tasks": "none",
+    }
+
+
+def test_a_baseline_that_guesses_has_no_share_kept() -> None:
+    comparison = TaskComparison(
+        "aime", 30, 0.25, 0.25, 0.2, -0.05, -0.2, 0.1, math.nan, math.nan, math.nan, 1, 2, 1.0
+    )
+    sentence = wording.accuracy_sentence(comparison)
+    assert sentence.startswith(f"Accuracy on aime went from 25.0{GAP}% to 20.0{GAP}%")
+    assert "above chance" not in sentence
