@@ -31,12 +31,26 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
         try:
             check_pipelines([*options["pipelines"], *filter(None, [options["pipeline"]])])
             return kedro(**options)
-        except MoeCompressError as error:
-            fail(str(error))
         except ParameterValidationError as error:
             fail(describe_validation(str(error)))
+        except Exception as error:
+            fail(str(find_cause(error)))
 
     return run
+
+
+def find_cause(error: BaseException) -> MoeCompressError:
+    """Return the error of ours behind one of Kedro's, which wraps what a dataset raises.
+
+    Raises:
+        BaseException: the error itself, if none of ours is behind it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MoeCompressError):
+            return cause
+        cause = cause.__cause__
+    raise error
 
 
 def check_pipelines(names: list[str]) -> None:
@@ -62,9 +76,7 @@ def check_pipelines(names: list[str]) -> None:
 
 def describe_validation(message: str) -> str:
     """Return Kedro's report of a bad parameter as one sentence: the parameter, what is wrong, the next step."""
-    found = re.search(
-        r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S
-    )
+    found = re.search(r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S)
     if not found:
         return " ".join(message.split())
     fault = "is not a parameter" if "Extra inputs" in found["fault"] else found["fault"].strip().lower()
@@ -82,5 +94,6 @@ run.params = [
     *kedro_run.params,
     click.Option(["--fresh"], is_flag=True, help="Run every node again, up to date or not."),
 ]
+assert kedro_run.callback is not None
 run.callback = run_resumably(kedro_run.callback)
 cli.add_command(run)

@@ -10,6 +10,7 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import settings
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
@@ -32,10 +33,7 @@ class RunKeyHooks:
         if not given:
             return
         loader = OmegaConfigLoader(
-            conf_source=context.config_loader.conf_source,
-            env=context.env,
-            base_env="base",
-            default_run_env="local",
+            context.config_loader.conf_source, env=context.env, **settings.CONFIG_LOADER_ARGS
         )
         known = {*loader["parameters"], "base_model"}
         for name in given:
@@ -47,9 +45,7 @@ class RunKeyHooks:
                 )
 
     @hook_impl
-    def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
-    ) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Bind each domain's keys to the datasets in its namespace.
 
         Raises:
@@ -58,9 +54,7 @@ class RunKeyHooks:
         from moe_compress.pipelines.run_keys import stage_keys
 
         names = pipeline.datasets()
-        for domain in sorted(
-            {name.partition(".run_keys")[0] for name in names if name.endswith(".run_keys")}
-        ):
+        for domain in sorted({name.partition(".run_keys")[0] for name in names if name.endswith(".run_keys")}):
             keys = stage_keys(
                 plain(catalog["parameters"].load()),
                 domain,
@@ -81,9 +75,7 @@ class TrackingHooks:
         self._started: dict[str, float] = {}
 
     @hook_impl
-    def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
-    ) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
         import mlflow
 

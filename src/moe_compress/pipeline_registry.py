@@ -24,5 +24,6 @@ def configured_domains() -> tuple[str, ...]:
     """Return the names under `domains` in the parameter files of all environments, sorted."""
     root = find_kedro_project(Path.cwd()) or Path.cwd()
     files = sorted((root / "conf").glob("*/parameters*.yml"))
-    blocks = (OmegaConf.load(path).get("domains") or {} for path in files)
-    return tuple(sorted({str(name) for block in blocks for name in block}))
+    blocks = (OmegaConf.to_container(OmegaConf.load(path)) for path in files)
+    domains = (block["domains"] for block in blocks if isinstance(block, dict) and block.get("domains"))
+    return tuple(sorted({str(name) for block in domains for name in block}))

@@ -11,6 +11,8 @@ HOOKS = (RunKeyHooks(), TrackingHooks())
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
+    # An environment says only what it changes: conf/local may set one gate's limit and keep the rest.
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
     # Kedro offers environment variables to credentials only; the tracking server's address needs them too.
     "custom_resolvers": {"oc.env": oc.env},
 }

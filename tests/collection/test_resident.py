@@ -6,8 +6,16 @@ import math
 
 import pytest
 import torch
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, OlmoeConfig, OlmoeForCausalLM
-from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from moe_compress.collection.observe import observe
 from moe_compress.collection.sums import RoutingSums
@@ -96,9 +104,7 @@ def record_layers(model, batch):
                 lambda _, inputs, store=store: store.update(residual=inputs[0].flatten(0, 1))
             ),
             block.gate.register_forward_hook(lambda _, i, output, store=store: store.update(router=output)),
-            block.experts.register_forward_pre_hook(
-                lambda _, inputs, store=store: store.update(hidden=inputs[0])
-            ),
+            block.experts.register_forward_pre_hook(lambda _, inputs, store=store: store.update(hidden=inputs[0])),
         ]
     with torch.no_grad():
         model(**batch)

@@ -46,7 +46,6 @@ FAMILIES = {
     "gpt_oss": {"num_local_experts": NUM_EXPERTS, "intermediate_size": 24, "head_dim": 8},
     "granitemoe": {"num_local_experts": NUM_EXPERTS, "intermediate_size": 24},
 }
-COUNT = {"mixtral": "num_local_experts", "gpt_oss": "num_local_experts", "granitemoe": "num_local_experts"}
 EXPERT_INDEXED = re.compile(r"\.(mlp|block_sparse_moe)\.(experts|gate|router)\.")
 
 

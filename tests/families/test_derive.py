@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
+from tests.families.conftest import FAMILIES, NUM_EXPERTS, build
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
-from conftest import FAMILIES, NUM_EXPERTS, build
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.conversion import build_meta_model, shapes_in_memory
 from moe_compress.families.derive import derive_tensor_map
 
 MIXTRAL = {"model_type": "mixtral", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 12}
@@ -186,8 +187,6 @@ def test_experts_with_neighbours_on_their_axis_are_refused():
         zero_expert_num=2, moe_topk=2, num_attention_heads=2, vocab_size=32, q_lora_rank=8, kv_lora_rank=8,
         qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8,
     )  # fmt: skip
-    from moe_compress.families.conversion import build_meta_model, shapes_in_memory
-
     shapes = shapes_in_memory(build_meta_model(config.to_dict()))
     refuse(config.to_dict(), shapes, "its expert axis is not understood")
 
@@ -198,7 +197,23 @@ def test_a_router_without_top_k_is_refused():
         num_attention_heads=2, num_key_value_heads=2, vocab_size=32, q_lora_rank=8, kv_lora_rank=8,
         qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, first_k_dense_replace=1, n_shared_experts=1,
     )  # fmt: skip
-    from moe_compress.families.conversion import build_meta_model, shapes_in_memory
-
     shapes = shapes_in_memory(build_meta_model(config.to_dict()))
     refuse(config.to_dict(), shapes, "does not say how many experts a token gets")
+
+
+def test_experts_in_two_stacks_are_refused():
+    config = CONFIG_MAPPING["switch_transformers"](
+        num_experts=4,
+        d_model=8,
+        d_ff=8,
+        d_kv=4,
+        num_heads=2,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        vocab_size=32,
+    )
+    written = config.to_dict() | {"architectures": ["SwitchTransformersForConditionalGeneration"]}
+    shapes = shapes_in_memory(build_meta_model(written))
+    refuse(written, shapes, "more than one stack of layers")

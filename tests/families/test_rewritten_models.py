@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.families.conftest import FAMILIES, NUM_EXPERTS, Tiny, load
 from torch.overrides import TorchFunctionMode
 
-from conftest import FAMILIES, NUM_EXPERTS, Tiny, load
 from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint

@@ -1,8 +1,8 @@
 """The check before writing: exactly what stock loading would complain about."""
 
 import pytest
+from tests.families.conftest import FAMILIES
 
-from conftest import FAMILIES
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import CheckpointError, UnsupportedModelError
 from moe_compress.families.verify import verify_checkpoint

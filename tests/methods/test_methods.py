@@ -122,9 +122,7 @@ def test_permuting_experts_permutes_the_plan(name, observed):
 def test_ties_do_not_favour_low_expert_ids():
     layout = MoELayout((0,), (64,), 2)
     ones = ExpertStatistics("toy", layout, {"count": np.ones((1, 64))}, 32)
-    first = [
-        methods.plan("frequency", ones, Budget(experts_per_layer=32), seed).kept[0] for seed in range(20)
-    ]
+    first = [methods.plan("frequency", ones, Budget(experts_per_layer=32), seed).kept[0] for seed in range(20)]
     assert len(set(first)) == 20
     # Of 20 fair draws of 32 of 64, expert 0 stays in about 10.
     assert 2 <= sum(0 in kept for kept in first) <= 18

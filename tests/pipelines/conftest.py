@@ -15,7 +15,25 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[2]
-WORDS = "alpha beta gamma delta fever cough liver heart bank loan sum def return class add two three".split()
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "fever",
+    "cough",
+    "liver",
+    "heart",
+    "bank",
+    "loan",
+    "sum",
+    "def",
+    "return",
+    "class",
+    "add",
+    "two",
+    "three",
+]
 DOMAINS = ("medical", "code", "math", "finance", "general")
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from tests.pipelines.conftest import write_rows
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def rows_of(project):
@@ -88,15 +89,18 @@ def test_a_missing_shard(project):
     assert_refused(project, project.prune(), shard.name)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "part"), [("llama", "'llama'"), ("no_such_model", "no_such_model")], ids=["dense", "unknown"]
-)
-def test_an_architecture_without_experts(project, model_type, part):
+def test_an_architecture_nobody_knows(project):
     path = project.folder / "data/01_raw/model/config.json"
-    config = json.loads(path.read_text())
-    config |= {"model_type": model_type, "architectures": ["LlamaForCausalLM"]}
-    path.write_text(json.dumps(config))
-    assert_refused(project, project.prune(), part)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "no_such_model"}))
+    assert_refused(project, project.prune(), "'no_such_model'")
+
+
+def test_a_dense_model(project):
+    folder = project.folder / "data/01_raw/model"
+    (folder / "model.safetensors").unlink()
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape)).save_pretrained(folder)
+    assert_refused(project, project.prune(), "'llama'", "expert")
 
 
 def test_a_domain_without_a_benchmark(project):
@@ -112,6 +116,8 @@ def test_a_misspelt_gate(project):
 
 def test_nothing_is_left_behind(project):
     shutil.rmtree(project.folder / "data/01_raw/domains")
-    result = project.prune()
-    assert result.exit_code == 1 and "no folder" in result.stderr
-    assert [path.name for path in (project.folder / "data").iterdir()] in (["01_raw"], ["01_raw", "02_intermediate"])
+    assert_refused(project, project.prune(), "no demonstrations at")
+    assert [path.name for path in (project.folder / "data").iterdir()] in (
+        ["01_raw"],
+        ["01_raw", "02_intermediate"],
+    )

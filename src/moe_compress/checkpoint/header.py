@@ -82,7 +82,7 @@ def read_header(path: Path, name: str) -> dict[str, TensorInfo]:
 
 def _read_entry(file: str, data_start: int, tensor: str, entry: Any) -> TensorInfo:
     """Check one header entry and return it with an absolute offset."""
-    if not isinstance(entry, dict) or set(entry) != _ENTRY_KEYS or entry["dtype"] not in DTYPE_BITS:
+    if not isinstance(entry, dict) or set(entry) != _ENTRY_KEYS or str(entry["dtype"]) not in DTYPE_BITS:
         raise CheckpointError(
             f"tensor '{tensor}' in {file} is described by {str(entry)[:80]}, which needs a known dtype, "
             "a shape and data_offsets; fetch the file again"

@@ -84,7 +84,7 @@ def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], Non
     def observed(
         experts: nn.Module, hidden_TD: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
     ) -> torch.Tensor:
-        stock = ALL_EXPERTS_FUNCTIONS.get_interface(stock_name, type(experts).forward.__wrapped__)
+        stock = ALL_EXPERTS_FUNCTIONS.get_interface(stock_name, vars(type(experts))["forward"].__wrapped__)
         outputs_TKD = bare_outputs(stock, experts, hidden_TD, ids_TK, weights_TK)
         routed_TD = (outputs_TKD * weights_TK.unsqueeze(-1)).sum(dim=1).to(hidden_TD.dtype)
         layer = layers[id(experts)]
@@ -110,7 +110,7 @@ def find_layers(model: Any) -> list[_Layer]:
     Raises:
         UnsupportedModelError: if there are none, or they bypass the experts interface.
     """
-    found = []
+    found: list[_Layer] = []
     for name, module in model.named_modules():
         parts = name.split(".")
         if parts[-1] != "experts" or not hasattr(module, "num_experts"):

@@ -21,32 +21,27 @@ class RoutingSums:
     def __init__(self, layout: MoELayout) -> None:
         self.layout = layout
         self.num_tokens = [0] * len(layout.layers)
-        self._choices: list[torch.Tensor | None] = [None] * len(layout.layers)
-        self._probabilities: list[torch.Tensor | None] = [None] * len(layout.layers)
+        self._choices: dict[int, torch.Tensor] = {}
+        self._probabilities: dict[int, torch.Tensor] = {}
 
     def add(self, row: int, batch: RoutingBatch) -> None:
         """Add one layer's batch; `row` counts the layers with routed experts from 0."""
         num_experts = self.layout.num_experts[row]
         choices_ES = sum_choices(batch, num_experts)
         probabilities_E = batch.router_logits_TE.double().softmax(dim=-1).sum(dim=0)
-        self._choices[row] = choices_ES if self._choices[row] is None else self._choices[row] + choices_ES
-        held = self._probabilities[row]
-        self._probabilities[row] = probabilities_E if held is None else held + probabilities_E
+        self._choices[row] = self._choices.get(row, 0) + choices_ES
+        self._probabilities[row] = self._probabilities.get(row, 0) + probabilities_E
         self.num_tokens[row] += batch.expert_ids_TK.shape[0]
 
     def as_arrays(self) -> dict[str, FloatArray]:
         """Return name -> float64 `[L, E]`; layers with fewer experts than the widest are padded with 0."""
         shape = (len(self.layout.layers), max(self.layout.num_experts))
         sums = {name: np.zeros(shape) for name in (*PER_CHOICE, "router_probability")}
-        for row, (choices_ES, probabilities_E) in enumerate(
-            zip(self._choices, self._probabilities, strict=True)
-        ):
-            if choices_ES is None or probabilities_E is None:
-                continue
+        for row, choices_ES in self._choices.items():
             experts = choices_ES.shape[0]
             for column, name in enumerate(PER_CHOICE):
                 sums[name][row, :experts] = choices_ES[:, column].cpu().numpy()
-            sums["router_probability"][row, :experts] = probabilities_E.cpu().numpy()
+            sums["router_probability"][row, :experts] = self._probabilities[row].cpu().numpy()
         return sums
 
 

@@ -55,9 +55,7 @@ class RowsDataset(AbstractDataset[Any, Any]):
             try:
                 return getattr(Dataset, READERS[path.suffix])(str(path), cache_dir=cache, keep_in_memory=True)
             except Exception as error:  # pyarrow and pandas raise many kinds for one cause
-                raise DataError(
-                    f"{path} cannot be read as {path.suffix[1:]} rows; check it: {error}"
-                ) from error
+                raise DataError(f"{path} cannot be read as {path.suffix[1:]} rows; check it: {error}") from error
 
     def save(self, data: Any) -> None:
         """Refuse: the rows are an input."""

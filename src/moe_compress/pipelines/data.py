@@ -20,9 +20,7 @@ TEXT = "Question: {question}\nAnswer: {answer}"
 Row = dict[str, Any]
 
 
-def check_request(
-    base_model: CheckpointReference, select: SelectParameters, own: DomainParameters
-) -> MoELayout:
+def check_request(base_model: CheckpointReference, select: SelectParameters, own: DomainParameters) -> MoELayout:
     """Return the base model's layout, after checking that method and budget fit it; reads names only.
 
     Raises:
@@ -59,9 +57,7 @@ def prepare_demonstrations(
         DataError: one sentence for the first kind of fault found.
     """
     table = number_rows([dict(row) for row in rows])
-    pages = validate(
-        table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name
-    )
+    pages = validate(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name)
     chosen = sample(table, parameters)
     demonstrations = Demonstrations(
         domain=own.name,
@@ -82,9 +78,7 @@ def number_rows(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "id": str(row.get("id") or number)} for number, row in enumerate(rows, start=1)]
 
 
-def validate(
-    rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str
-) -> Path:
+def validate(rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str) -> Path:
     """Return the Data Docs of the demonstrations' validation.
 
     Raises:

@@ -12,9 +12,7 @@ from moe_compress.pipelines.parameters import DomainParameters
 from moe_compress.types import EvaluationResult, GateReport, TaskComparison
 
 
-def compare_models(
-    baseline: EvaluationResult, candidate: EvaluationResult, seed: int
-) -> dict[str, TaskComparison]:
+def compare_models(baseline: EvaluationResult, candidate: EvaluationResult, seed: int) -> dict[str, TaskComparison]:
     """Return task -> both models on the same items, with intervals."""
     from moe_compress.evaluation.compare import compare_results
 

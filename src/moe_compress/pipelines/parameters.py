@@ -64,9 +64,7 @@ class EvaluateParameters(Parameters):
     """What is measured of both models."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    limit: int | None = Field(
-        None, ge=1, description="a seeded subset of this many items per task; null takes all"
-    )
+    limit: int | None = Field(None, ge=1, description="a seeded subset of this many items per task; null takes all")
     heldout_limit: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
     device: str = "auto"

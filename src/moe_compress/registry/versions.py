@@ -64,7 +64,7 @@ def register_version(
     Args:
         model_name: letters, digits, `.`, `_` and `-`.
         folder: a checkpoint folder with its `MLmodel`, or an address such as `s3://bucket/checkpoint`.
-        tags: the lineage; `run_key` or `candidate_weights_digest` among them tells whether it is registered already.
+        tags: the lineage; `run_key` or `candidate_weights_digest` tells whether it is registered already.
         alias: the alias to point at the version.
         run_id: the MLflow run the version came from; the active one if not given.
 

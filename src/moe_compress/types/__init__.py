@@ -1,0 +1,41 @@
+"""The values that pass between stages; frozen, and valid once built.
+
+Shape letters used in names throughout the package (`gate_weights_TK` has shape `[T, K]`):
+
+    T  tokens of a batch, padding removed      K  experts the router picks per token (top_k)
+    L  layers with routed experts              D  hidden size
+    E  routed experts of a layer               B, S  sequences of a batch, positions of a sequence
+"""
+
+from moe_compress.types.checkpoint import CheckpointReference, TensorInfo, TensorMap, TensorRole
+from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
+from moe_compress.types.gates import GateOutcome, GateReport
+from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
+from moe_compress.types.layout import MoELayout
+from moe_compress.types.plan import Budget, CompressionPlan, ExpertGroup, iterate_layers, pruning_groups
+from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
+
+__all__ = [
+    "Budget",
+    "CheckpointReference",
+    "CompressionPlan",
+    "Demonstrations",
+    "EvaluationResult",
+    "ExpertGroup",
+    "ExpertStatistics",
+    "FloatArray",
+    "GateOutcome",
+    "GateReport",
+    "ItemResult",
+    "MoELayout",
+    "Provenance",
+    "RoutingBatch",
+    "TaskComparison",
+    "TensorInfo",
+    "TensorMap",
+    "TensorRole",
+    "as_json",
+    "digest_of",
+    "iterate_layers",
+    "pruning_groups",
+]

@@ -1,0 +1,154 @@
+"""What a domain brings, what was measured of a model, and how two models compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moe_compress.errors import DataError, EvaluationError
+from moe_compress.types.identity import Provenance
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A domain's worked examples as token sequences, and the rows they came from.
+
+    Attributes:
+        domain: the domain's name.
+        ids: one id per example.
+        texts: the text of each example as the model reads it: prompt, then response.
+        digest: sha256 of the rows, the data's identity in keys and lineage.
+    """
+
+    domain: str
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    digest: str
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise DataError(
+                f"domain '{self.domain}' has no demonstrations; add rows with 'question' and 'answer' "
+                "to its demonstrations file"
+            )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """How a model did on one benchmark item.
+
+    Attributes:
+        task: the task's name, such as `medical`.
+        item: the item's id.
+        log_likelihoods: of each choice, in nats.
+        chosen: index of the likeliest choice.
+        answer: index of the right choice.
+    """
+
+    task: str
+    item: str
+    log_likelihoods: tuple[float, ...]
+    chosen: int
+    answer: int
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the likeliest choice is the right one."""
+        return self.chosen == self.answer
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was measured of one model; items are kept, so that two models compare pairwise.
+
+    Attributes:
+        model: what the model is called in messages.
+        items: every benchmark item of every task.
+        perplexities: domain -> perplexity per token on held-out text.
+        num_parameters: parameters in the checkpoint.
+        num_bytes: bytes of its weight files.
+        tokens_per_second: prefill speed in this run.
+        provenance: where the result came from.
+    """
+
+    model: str
+    items: tuple[ItemResult, ...]
+    perplexities: Mapping[str, float]
+    num_parameters: int
+    num_bytes: int
+    tokens_per_second: float
+    provenance: Provenance = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        broken = [f"{i.task}/{i.item}" for i in self.items if not np.isfinite(i.log_likelihoods).all()]
+        if broken:
+            raise EvaluationError(
+                f"{self.model} gave a likelihood that is not a number on {len(broken)} items, first {broken[0]}; "
+                "check its weights for NaN before trusting any score"
+            )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have items, in first-seen order."""
+        return tuple(dict.fromkeys(item.task for item in self.items))
+
+    def items_of(self, task: str) -> tuple[ItemResult, ...]:
+        """Return one task's items.
+
+        Raises:
+            EvaluationError: if the task was not evaluated; a missing score is never 0.
+        """
+        items = tuple(item for item in self.items if item.task == task)
+        if not items:
+            raise EvaluationError(
+                f"{self.model} was not evaluated on '{task}', only on {', '.join(self.tasks)}; "
+                "add it to evaluate.tasks"
+            )
+        return items
+
+    def accuracy(self, task: str) -> float:
+        """Return the share of one task's items answered rightly, in 0..1."""
+        items = self.items_of(task)
+        return sum(item.is_correct for item in items) / len(items)
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """How the candidate did beside the baseline on the same items of one task; shares are in 0..1.
+
+    Attributes:
+        task: the task's name, such as `medical`.
+        num_items: items both models answered.
+        chance: accuracy of guessing.
+        baseline_accuracy: share the baseline answered rightly.
+        candidate_accuracy: share the candidate answered rightly.
+        difference: candidate minus baseline accuracy.
+        difference_low: lower end of its 95 % interval.
+        difference_high: upper end of its 95 % interval.
+        share_kept: accuracy above chance, candidate over baseline; NaN where the baseline only guesses.
+        share_kept_low: lower end of its 95 % interval.
+        share_kept_high: upper end of its 95 % interval.
+        gained: items only the candidate answered rightly.
+        lost: items only the baseline answered rightly.
+        p_value: of McNemar's exact test that gains and losses are equally likely.
+    """
+
+    task: str
+    num_items: int
+    chance: float
+    baseline_accuracy: float
+    candidate_accuracy: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    share_kept: float
+    share_kept_low: float
+    share_kept_high: float
+    gained: int
+    lost: int
+    p_value: float

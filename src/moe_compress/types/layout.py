@@ -1,0 +1,44 @@
+"""Which layers of a model have routed experts, and how the router picks among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe_compress.errors import PlanError
+
+
+@dataclass(frozen=True)
+class MoELayout:
+    """Which decoder layers have routed experts, how many each, and how the router picks.
+
+    Attributes:
+        layers: decoder layer indices with routed experts, ascending; length L.
+        num_experts: routed experts of each of those layers; length L.
+        top_k: experts picked per token.
+        num_groups: groups a group-limited router divides the experts into; 1 when it has none.
+        topk_groups: groups the router may pick from per token.
+    """
+
+    layers: tuple[int, ...]
+    num_experts: tuple[int, ...]
+    top_k: int
+    num_groups: int = 1
+    topk_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(self.layers) != len(self.num_experts):
+            raise PlanError(
+                f"a layout needs one expert count per layer, got {len(self.num_experts)} counts "
+                f"for {len(self.layers)} layers; read it from the checkpoint's config"
+            )
+        for layer, count in zip(self.layers, self.num_experts, strict=True):
+            if count < self.top_k:
+                raise PlanError(
+                    f"layer {layer} has {count} experts, but the router picks top_k={self.top_k} per token; "
+                    f"keep at least {self.top_k} (select.budget)"
+                )
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every layer has the same number of experts, as stock loaders require."""
+        return len(set(self.num_experts)) == 1

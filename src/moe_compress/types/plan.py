@@ -1,0 +1,120 @@
+"""Which old experts make up each new one, and how many a layer keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from moe_compress.errors import ParameterError, PlanError
+from moe_compress.types.identity import FloatArray, Provenance, digest_of
+from moe_compress.types.layout import MoELayout
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many experts a layer keeps, said one way or the other.
+
+    Attributes:
+        experts_per_layer: experts kept in every layer.
+        fraction_dropped: share of each layer's experts that goes, in [0, 1); what is dropped rounds down.
+    """
+
+    experts_per_layer: int | None = None
+    fraction_dropped: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.experts_per_layer is None) == (self.fraction_dropped is None):
+            raise ParameterError(
+                f"select.budget needs exactly one of experts_per_layer and fraction_dropped, got "
+                f"{self.experts_per_layer} and {self.fraction_dropped}; set the other to null"
+            )
+        if self.fraction_dropped is not None and not 0 <= self.fraction_dropped < 1:
+            raise ParameterError(
+                f"select.budget.fraction_dropped is {self.fraction_dropped}; give a share of at least 0 and below 1"
+            )
+
+
+@dataclass(frozen=True)
+class ExpertGroup:
+    """The old experts that make up one new expert, and with what weights; one member is pruning."""
+
+    members: tuple[int, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.members or len(self.members) != len(self.weights):
+            raise PlanError(
+                f"a group needs one weight per member, got {len(self.weights)} weights for members "
+                f"{list(self.members)}; give one weight each"
+            )
+
+
+@dataclass(frozen=True)
+class CompressionPlan:
+    """For each layer, in new order, which old experts make up each new one.
+
+    Attributes:
+        layout: the base model's layout, which `groups` indexes into.
+        groups: per layer (length L) the new experts' groups, ordered by smallest member.
+        method: name of the method that chose.
+        scores: float64 `[L, E]` that decided, higher is better; None when nothing was scored.
+        provenance: where the plan came from.
+    """
+
+    layout: MoELayout
+    groups: tuple[tuple[ExpertGroup, ...], ...]
+    method: str
+    scores: FloatArray | None = None
+    provenance: Provenance = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.groups) != len(self.layout.layers):
+            raise PlanError(
+                f"plan of '{self.method}' covers {len(self.groups)} layers, the model has "
+                f"{len(self.layout.layers)} with experts; plan for this model"
+            )
+        for layer, count, groups in zip(self.layout.layers, self.layout.num_experts, self.groups, strict=True):
+            self._check_layer(layer, count, groups)
+
+    def _check_layer(self, layer: int, num_experts: int, groups: tuple[ExpertGroup, ...]) -> None:
+        members = [member for group in groups for member in group.members]
+        if len(groups) < self.layout.top_k:
+            raise PlanError(
+                f"layer {layer} would keep {len(groups)} experts, but the router picks "
+                f"top_k={self.layout.top_k} per token; keep at least {self.layout.top_k} (select.budget)"
+            )
+        if len(set(members)) != len(members) or not all(0 <= m < num_experts for m in members):
+            raise PlanError(
+                f"layer {layer} names experts {sorted(members)[:8]}... twice or outside 0..{num_experts - 1}; "
+                "plan each expert once"
+            )
+
+    @property
+    def new_layout(self) -> MoELayout:
+        """The layout after compression."""
+        return replace(self.layout, num_experts=tuple(len(groups) for groups in self.groups))
+
+    @property
+    def kept(self) -> tuple[tuple[int, ...], ...]:
+        """Per layer, the old experts that are in some group, ascending."""
+        return tuple(tuple(sorted(m for g in groups for m in g.members)) for groups in self.groups)
+
+    @property
+    def is_pruning(self) -> bool:
+        """Whether every group has one member, so that kept tensors stay byte-identical."""
+        return all(len(group.members) == 1 for groups in self.groups for group in groups)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what the plan does to a checkpoint: layout and groups, not how they were chosen."""
+        return digest_of([asdict(self.layout), [[asdict(g) for g in groups] for groups in self.groups]])
+
+
+def pruning_groups(kept: Sequence[int]) -> tuple[ExpertGroup, ...]:
+    """Return one group per kept expert, in ascending order of old index."""
+    return tuple(ExpertGroup((int(expert),)) for expert in sorted(kept))
+
+
+def iterate_layers(plan: CompressionPlan) -> Iterator[tuple[int, tuple[ExpertGroup, ...]]]:
+    """Yield (decoder layer index, groups) of a plan."""
+    yield from zip(plan.layout.layers, plan.groups, strict=True)

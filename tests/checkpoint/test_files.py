@@ -1,0 +1,62 @@
+"""Links are followed as the hub's cache lays them, and nowhere else."""
+
+import pytest
+from tests.checkpoint.conftest import make_tensors
+
+from moe_compress.checkpoint.files import list_companions, resolve_file
+from moe_compress.checkpoint.index import read_index
+from moe_compress.errors import CheckpointError
+
+
+def as_cache(source, root):
+    """Lay a folder out as the hub's cache does: snapshots of links into blobs."""
+    snapshot, blobs = root / "models--a--b" / "snapshots" / "0123", root / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(file for file in sorted(source.iterdir()) if file.is_file()):
+        file.rename(blobs / f"blob{number}")
+        (snapshot / file.name).symlink_to(f"../../blobs/blob{number}")
+    return snapshot
+
+
+def test_the_cache_of_the_hub_is_read(source, tmp_path):
+    snapshot = as_cache(source, tmp_path / "hub")
+    assert read_index(snapshot).shapes.keys() == make_tensors().keys()
+    (tmp_path / "alias").symlink_to(snapshot)
+    assert read_index(tmp_path / "alias").shapes.keys() == make_tensors().keys()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_a_link_out_of_the_folder_is_refused(source, tmp_path, name):
+    (source / name).rename(tmp_path / "elsewhere")
+    (source / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"is a link to .*elsewhere"):
+        read_index(source)
+
+
+def test_a_cache_link_into_another_repository_is_refused(source, tmp_path):
+    snapshot = as_cache(source, tmp_path / "hub")
+    other = tmp_path / "hub" / "models--c--d" / "blobs"
+    other.mkdir(parents=True)
+    (other / "blob").write_text("{}")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(other / "blob")
+    with pytest.raises(CheckpointError, match="is a link to"):
+        read_index(snapshot)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b"])
+def test_names_that_are_no_plain_names(source, name):
+    with pytest.raises(CheckpointError, match="not a plain name"):
+        resolve_file(source, name)
+
+
+def test_the_tokenizer_travels_and_records_of_the_old_model_do_not(source):
+    assert list_companions(source) == ("generation_config.json", "tokenizer.json")
+
+
+def test_a_companion_that_links_out_is_refused(source, tmp_path):
+    (tmp_path / "secret").write_text("")
+    (source / "vocab.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match="secret"):
+        list_companions(source)
