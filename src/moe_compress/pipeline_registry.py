@@ -1,4 +1,4 @@
-"""The registered pipelines: `prune_<domain>` for every domain in the configuration, and `train_reference`."""
+"""The registered pipelines: `prune_<domain>` per domain of the configuration, `results`, `train_reference`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Return name -> pipeline; a new block under `domains` in any environment is a new pipeline."""
-    from moe_compress.pipelines import prune
+    from moe_compress.pipelines import prune, results, train_reference
 
     pipelines = {f"prune_{domain}": prune.create_pipeline(domain) for domain in configured_domains()}
     return {
         **pipelines,
+        "results": results.create_pipeline(),
+        "train_reference": train_reference.create_pipeline(),
         "__default__": pipelines.get("prune_medical", Pipeline([])),
     }
 

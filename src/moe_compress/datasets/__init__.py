@@ -4,7 +4,7 @@ from moe_compress.datasets.checkpoint import CheckpointDataset, KeyedCheckpointD
 from moe_compress.datasets.evaluation import EvaluationDataset
 from moe_compress.datasets.folder import FolderDataset
 from moe_compress.datasets.keyed import RunKeysDataset
-from moe_compress.datasets.plan import PlanDataset
+from moe_compress.datasets.plan import NewestPlansDataset, PlanDataset
 from moe_compress.datasets.rows import RowsDataset
 from moe_compress.datasets.statistics import StatisticsDataset
 
@@ -13,6 +13,7 @@ __all__ = [
     "EvaluationDataset",
     "FolderDataset",
     "KeyedCheckpointDataset",
+    "NewestPlansDataset",
     "PlanDataset",
     "RowsDataset",
     "RunKeysDataset",

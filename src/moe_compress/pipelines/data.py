@@ -12,6 +12,7 @@ from kedro.pipeline import Node, Pipeline
 from moe_compress import methods
 from moe_compress.errors import DataError
 from moe_compress.pipelines.parameters import DataParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.types import CheckpointReference, Demonstrations, MoELayout, digest_of
 
 TEXT = "Question: {question}\nAnswer: {answer}"
@@ -115,22 +116,28 @@ def sample(rows: Sequence[Row], parameters: DataParameters) -> Sequence[Row]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def describe_lineage(
+def record_lineage(
     base_model: CheckpointReference,
     demonstrations: Demonstrations,
     run_keys: Mapping[str, str],
+    domains_folder: Path,
     select: SelectParameters,
     own: DomainParameters,
 ) -> dict[str, str]:
-    """Return what the run's outputs come from, as short texts for tags and reports."""
-    from moe_compress.registry.tracking import run_provenance
+    """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads."""
+    from moe_compress.registry.tracking import log_dataset_digest, run_provenance
 
+    folder = domains_folder / own.name
+    log_dataset_digest(f"{own.name}.demonstrations", demonstrations.digest, str(folder), "calibration")
+    benchmark = folder / "benchmark.jsonl"
+    log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
     chosen = own.selection(select)
     budget = {name: value for name, value in chosen.budget.model_dump().items() if value is not None}
     return {
         **base_model.as_provenance(),
         "domain": own.name,
         "demonstrations_digest": demonstrations.digest,
+        "benchmark_digest": file_digest(benchmark),
         "num_demonstrations": str(len(demonstrations)),
         "method": chosen.method,
         "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
@@ -164,10 +171,10 @@ def create_pipeline() -> Pipeline:
                 name="validate_demonstrations",
             ),
             Node(
-                describe_lineage,
-                ["base_model", "demonstrations", "run_keys", "params:select", "params:domain"],
+                record_lineage,
+                ["base_model", "demonstrations", "run_keys", "domains_folder", "params:select", "params:domain"],
                 "lineage",
-                name="describe_lineage",
+                name="record_lineage",
             ),
         ]
     )

@@ -38,6 +38,7 @@ def draft_report(
     checkpoint: CheckpointReference,
     lineage: Mapping[str, str],
     domains_folder: Path,
+    newest_plans: Mapping[str, CompressionPlan],
     parameters: Mapping[str, Any],
     own: DomainParameters,
 ) -> CompressionReport:
@@ -57,10 +58,23 @@ def draft_report(
         },
         checkpoint=os.path.relpath(checkpoint.path),
         data_docs=os.path.relpath(gate_docs),
+        other_plans=comparable_plans(plan, newest_plans, own.name),
         flips=find_flips(baseline, candidate, domains_folder, own.name),
     )
     publish(report)
     return report
+
+
+def comparable_plans(
+    plan: CompressionPlan, plans: Mapping[str, CompressionPlan], domain: str
+) -> dict[str, CompressionPlan]:
+    """Return the plans of other domains that were made for the same base model."""
+    base = plan.provenance.get("base_weights_digest")
+    return {
+        name: other
+        for name, other in plans.items()
+        if name != domain and other.provenance.get("base_weights_digest") == base
+    }
 
 
 def find_flips(
@@ -194,6 +208,7 @@ def create_pipeline() -> Pipeline:
                     "candidate_checkpoint",
                     "lineage",
                     "domains_folder",
+                    "newest_plans",
                     "parameters",
                     "params:domain",
                 ],

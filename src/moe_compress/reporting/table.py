@@ -31,7 +31,9 @@ def render_terminal(report: CompressionReport) -> RenderableType:
 def print_report(report: CompressionReport, console: Console | None = None) -> None:
     """Print the report, at most 100 columns wide, to the terminal or the console given."""
     console = console or Console()
-    console.print(render_terminal(report), width=min(console.width, _WIDTH))
+    # A log file has no width of its own, and Rich's guess of 80 would squeeze the names out.
+    width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+    console.print(render_terminal(report), width=width, crop=False, no_wrap=False)
 
 
 def _verdict(report: CompressionReport) -> RenderableType:
@@ -47,7 +49,7 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", header_style="dim")
     for index, column in enumerate(columns):
         # Values do not wrap, they would no longer align; names may.
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold", min_width=7)
     return table
 
 

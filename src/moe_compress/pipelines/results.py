@@ -1,0 +1,154 @@
+"""The results table: every method on every domain, measured with one model and written as a page of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+from pydantic import Field
+
+from moe_compress import methods
+from moe_compress.pipelines.data import text_of
+from moe_compress.pipelines.parameters import CollectParameters, Parameters
+from moe_compress.types import (
+    Budget,
+    CheckpointReference,
+    CompressionPlan,
+    Demonstrations,
+    ExpertStatistics,
+    digest_of,
+)
+
+Key = tuple[str, str, float]
+
+
+class ResultsParameters(Parameters):
+    """What the table holds."""
+
+    domains: tuple[str, ...] = Field(min_length=2)
+    fractions_dropped: tuple[float, ...] = (0.5, 0.75)
+    compared_method: str = "easy_ep"
+    other_limit: int = Field(300, ge=1, description="items per task that is not the plan's own domain")
+    heldout_limit: int = Field(100, ge=1)
+    seed: int = 42
+    page: str = "docs/results/methods.md"
+
+
+def collect_domains(
+    base_model: CheckpointReference,
+    domains_folder: Path,
+    collect: CollectParameters,
+    parameters: ResultsParameters,
+) -> dict[str, ExpertStatistics]:
+    """Return domain -> statistics of its demonstrations."""
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.collection.resident import collect_resident, load_resident
+    from moe_compress.datasets import RowsDataset
+    from moe_compress.families.derive import derive_tensor_map
+
+    index = read_index(base_model.path)
+    layout = derive_tensor_map(index.config, index.shapes).layout
+    model, tokenizer = load_resident(base_model.path, collect.device, collect.dtype)
+    lineage = base_model.as_provenance()
+    statistics = {}
+    for domain in parameters.domains:
+        rows = list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load())
+        demonstrations = Demonstrations(
+            domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
+        )
+        statistics[domain] = collect_resident(
+            model, tokenizer, demonstrations, layout, collect.max_tokens, collect.batch_size, lineage
+        )
+    return statistics
+
+
+def plan_all(
+    statistics: Mapping[str, ExpertStatistics], parameters: ResultsParameters
+) -> dict[Key, CompressionPlan]:
+    """Return (method, domain, fraction dropped) -> plan, for every method there is."""
+    return {
+        (method, domain, fraction): methods.plan(
+            method, statistics[domain], Budget(fraction_dropped=fraction), parameters.seed
+        )
+        for fraction in parameters.fractions_dropped
+        for method in methods.available()
+        for domain in parameters.domains
+    }
+
+
+def score_all(
+    base_model: CheckpointReference,
+    plans: Mapping[Key, CompressionPlan],
+    domains_folder: Path,
+    parameters: ResultsParameters,
+) -> dict[str, Any]:
+    """Return the scores of all plans, and of the model as it is."""
+    from moe_compress.evaluation.heldout import read_texts
+    from moe_compress.evaluation.loading import load_stock
+    from moe_compress.evaluation.plans import PlanScorer, score_plans
+    from moe_compress.evaluation.tasks import load_task
+
+    stock = load_stock(base_model.path)
+    files = {name: domains_folder / name / "benchmark.jsonl" for name in parameters.domains}
+    heldout = {
+        name: read_texts(domains_folder / name / "heldout.jsonl", parameters.heldout_limit, parameters.seed)
+        for name in parameters.domains
+    }
+    scorer = PlanScorer(
+        stock.model,
+        stock.tokenizer,
+        [load_task(name, file) for name, file in files.items()],
+        [load_task(name, file, parameters.other_limit, parameters.seed) for name, file in files.items()],
+        heldout,
+    )
+    return {"base": scorer.score(None, parameters.domains), "plans": dict(score_plans(scorer, plans))}
+
+
+def write_page(
+    scores: Mapping[str, Any], plans: Mapping[Key, CompressionPlan], parameters: ResultsParameters
+) -> None:
+    """Write the page and its plots."""
+    from moe_compress.evaluation.compare import wilson_interval
+    from moe_compress.reporting.results_page import Cell, MethodResults, write_results_page
+
+    def cell(score: Any, domain: str) -> Cell:
+        low, high = wilson_interval(score.num_right[domain], score.num_items[domain])
+        perplexity = score.perplexities[domain]
+        return Cell(score.accuracy(domain), low, high, score.num_items[domain], perplexity)
+
+    results = MethodResults(
+        base={domain: cell(scores["base"], domain) for domain in parameters.domains},
+        cells={
+            key: {domain: cell(score, domain) for domain in parameters.domains}
+            for key, score in scores["plans"].items()
+        },
+        plans=plans,
+        method=parameters.compared_method,
+    )
+    write_results_page(results, Path(parameters.page))
+
+
+def create_pipeline() -> Pipeline:
+    """Return the pipeline: (base model, domains) -> the results page."""
+    return Pipeline(
+        [
+            Node(
+                collect_domains,
+                ["base_model", "domains_folder", "params:collect", "params:results"],
+                "results_statistics",
+                name="collect_domains",
+            ),
+            Node(plan_all, ["results_statistics", "params:results"], "results_plans", name="plan_all"),
+            Node(
+                score_all,
+                ["base_model", "results_plans", "domains_folder", "params:results"],
+                "results_scores",
+                name="score_all",
+            ),
+            Node(
+                write_page, ["results_scores", "results_plans", "params:results"], None, name="write_results_page"
+            ),
+        ]
+    )
