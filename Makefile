@@ -1,4 +1,4 @@
-# The only commands anyone types: `make setup` once, then `make run`, `make test`, `make check`, `make docs`.
+# The only commands anyone types: `make setup` once, then `make run`, `make test`, `make check`, `make results`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup run test check results docs clean
+.PHONY: setup run test check results clean
 
 setup: $(BIN)/.installed
 
@@ -34,10 +34,6 @@ check: setup
 
 results: setup
 	$(BIN)/kedro run --pipelines=results
-
-docs: setup
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) data/0[2-8]_* mlruns mlflow.db

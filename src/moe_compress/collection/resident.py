@@ -36,7 +36,7 @@ def encode(
 
     Texts are cut at `max_tokens`. Longest first, so that a batch too large for the device fails at once.
     """
-    ids = sorted((tokenizer(text)["input_ids"][:max_tokens] for text in texts), key=len, reverse=True)
+    ids = sorted((tokenizer(text, verbose=False)["input_ids"][:max_tokens] for text in texts), key=len, reverse=True)
     for start in range(0, len(ids), batch_size):
         rows = ids[start : start + batch_size]
         input_ids_BS = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
@@ -63,7 +63,7 @@ def collect_resident(
         tokenizer: its tokenizer.
         demonstrations: the texts to run; prompt and response tokens both count.
         layout: the model's layout, as read from its files.
-        max_tokens: longer texts are cut here.
+        max_tokens: longer texts are cut here, or at the model's context.
         batch_size: sequences per forward pass.
         provenance: lineage to keep with the sums.
 
@@ -72,7 +72,8 @@ def collect_resident(
         StatisticsError: if an invariant of the sums is broken.
     """
     sums = RoutingSums(layout)
-    batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", max_tokens)
+    batches = list(encode(demonstrations.texts, tokenizer, min(max_tokens, context), batch_size))
     total = sum(int(batch["attention_mask"].sum()) for batch in batches)
     device = next(model.parameters()).device
     with (

@@ -96,7 +96,7 @@ def validate(rows: Sequence[Row], model: Path, benchmark: Path, parameters: Data
     checked = DemonstrationSet(
         domain=domain,
         rows=rows,
-        token_lengths=[len(tokenizer(text_of(row))["input_ids"]) for row in rows],
+        token_lengths=[len(tokenizer(text_of(row), verbose=False)["input_ids"]) for row in rows],
         benchmark_questions=[item.question for item in read_items(benchmark)],
     )
     check_demonstrations(checked, limits)

@@ -1,6 +1,8 @@
-"""The report in a terminal: verdict, size, quality and gates, within 100 columns."""
+"""The report in a terminal: verdict, size, quality and gates, readable from 80 columns on."""
 
 from __future__ import annotations
+
+import sys
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -30,10 +32,9 @@ def render_terminal(report: CompressionReport) -> RenderableType:
 
 def print_report(report: CompressionReport, console: Console | None = None) -> None:
     """Print the report, at most 100 columns wide, to the terminal or the console given."""
-    console = console or Console()
     # A log file has no width of its own, and Rich's guess of 80 would squeeze the names out.
-    width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
-    console.print(render_terminal(report), width=width, crop=False, no_wrap=False)
+    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(render_terminal(report), width=min(console.width, _WIDTH))
 
 
 def _verdict(report: CompressionReport) -> RenderableType:
@@ -46,10 +47,10 @@ def _verdict(report: CompressionReport) -> RenderableType:
 
 def _table(title: str, *columns: str) -> Table:
     """Return a table whose first column is text and whose others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", header_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title, "bold"), title_justify="left", header_style="dim")
     for index, column in enumerate(columns):
         # Values do not wrap, they would no longer align; names may.
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold", min_width=7)
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     return table
 
 
@@ -71,10 +72,9 @@ def _quality_table(report: CompressionReport) -> Table:
     table = _table(
         "Quality",
         "Task",
-        "Items",
         "Baseline",
         "Candidate",
-        "Difference, 95\N{NO-BREAK SPACE}%",
+        "Difference",
         "Kept",
         "Perplexity",
     )
@@ -84,15 +84,15 @@ def _quality_table(report: CompressionReport) -> Table:
 
 
 def _quality_cells(row: QualityRow) -> tuple[Text | str, ...]:
-    perplexity = f"{wording.number(row.baseline_perplexity)} → {wording.number(row.candidate_perplexity)}"
+    before, after = (wording.number(value, 3) for value in (row.baseline_perplexity, row.candidate_perplexity))
+    perplexity = f"{before} → {after}"
     name = Text(row.name)
     if row.comparison is None:
-        return (name, *[wording.MISSING] * 5, perplexity)
+        return (name, *[wording.MISSING] * 4, perplexity)
     result = row.comparison
     interval = wording.points_interval(result.difference_low, result.difference_high)
     return (
         name,
-        str(result.num_items),
         wording.percent(result.baseline_accuracy),
         wording.percent(result.candidate_accuracy),
         f"{wording.points(result.difference)} ({interval})",

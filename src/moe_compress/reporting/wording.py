@@ -41,8 +41,8 @@ def points_interval(low: float, high: float) -> str:
 
 
 def percent_interval(low: float, high: float) -> str:
-    """Return an interval of shares, in percent."""
-    if math.isnan(low) or math.isnan(high):
+    """Return an interval of shares, in percent; a dash where it has no bounds."""
+    if not (math.isfinite(low) and math.isfinite(high)):
         return MISSING
     return f"{100 * low:.1f} to {100 * high:.1f}{_GAP}%".replace("-", _MINUS)
 

@@ -1,0 +1,62 @@
+"""The command itself: what is registered, and how a bad parameter reads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from moe_compress.cli import describe_validation, find_cause
+from moe_compress.errors import DataError
+
+
+def test_every_domain_has_a_pipeline(project):
+    from kedro.framework.project import pipelines
+
+    assert {"prune_medical", "prune_code", "prune_math", "prune_finance", "prune_general"} <= set(pipelines)
+    assert {"results", "train_reference"} <= set(pipelines)
+
+
+def test_listing_pipelines_loads_nothing_heavy(project):
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from kedro.framework.startup import bootstrap_project\n"
+        "bootstrap_project(Path.cwd())\n"
+        "from kedro.framework.project import pipelines\n"
+        "assert 'prune_medical' in pipelines\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'great_expectations', 'matplotlib', 'datasets', 'mlflow'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_validation_error_becomes_one_sentence():
+    message = (
+        "Parameter validation failed:\n- Failed to instantiate SelectParameters for parameter 'select': 1 validation "
+        "error for SelectParameters\nmetod\n  Extra inputs are not permitted [type=extra_forbidden, ...]"
+    )
+    assert describe_validation(message) == (
+        "select.metod: is not a parameter; see conf/base for the parameters there are"
+    )
+
+
+def test_a_validation_error_of_another_shape_is_shown_whole():
+    assert describe_validation("something\n  else") == "something else"
+
+
+def test_our_error_is_found_behind_kedros():
+    try:
+        try:
+            raise DataError("no rows")
+        except DataError as error:
+            raise RuntimeError("while loading") from error
+    except RuntimeError as wrapped:
+        assert str(find_cause(wrapped)) == "no rows"
+
+
+def test_an_error_that_is_not_ours_is_raised_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        find_cause(ZeroDivisionError("1/0"))

@@ -1,0 +1,89 @@
+"""What changes a stage's key, and what does not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from moe_compress.pipelines.run_keys import evaluated_tasks, stage_keys
+
+PARAMETERS = {
+    "data": {"sample": None},
+    "collect": {"batch_size": 16},
+    "select": {"method": "easy_ep"},
+    "rewrite": {"layout": "uniform"},
+    "evaluate": {"tasks": ["math"], "limit": 10},
+    "gates": {"size": {"at_most": 0.8}},
+    "release": {"alias": "candidate"},
+    "domains": {"medical": {"select": {}}, "math": {}},
+}
+STAGES = ("collect", "select", "rewrite", "baseline", "candidate", "run")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for domain in ("medical", "math"):
+        (tmp_path / domain).mkdir()
+        for name in ("demonstrations", "benchmark", "heldout"):
+            (tmp_path / domain / f"{name}.jsonl").write_text(f"{domain} {name}\n")
+    return tmp_path
+
+
+def keys(folder, parameters=PARAMETERS, base="weights", domain="medical"):
+    return stage_keys(parameters, domain, base, folder / domain / "demonstrations.jsonl", folder)
+
+
+def changed(before, after):
+    return {stage for stage in STAGES if before[stage] != after[stage]}
+
+
+@pytest.mark.parametrize(
+    ("block", "stages"),
+    [
+        ("collect", {"collect", "select", "rewrite", "candidate", "run"}),
+        ("select", {"select", "rewrite", "candidate", "run"}),
+        ("rewrite", {"rewrite", "candidate", "run"}),
+        ("evaluate", {"baseline", "candidate", "run"}),
+        ("gates", {"run"}),
+        ("release", {"run"}),
+    ],
+)
+def test_a_parameter_changes_its_stage_and_those_after_it(folder, block, stages):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters[block]["other"] = 1
+    assert changed(keys(folder), keys(folder, parameters)) == stages
+
+
+def test_a_domains_own_selection_counts(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["domains"]["medical"]["select"]["method"] = "reap"
+    assert changed(keys(folder), keys(folder, parameters)) == {"select", "rewrite", "candidate", "run"}
+
+
+def test_other_weights_change_everything(folder):
+    assert changed(keys(folder), keys(folder, base="other")) == set(STAGES)
+
+
+def test_other_demonstrations_leave_the_baseline(folder):
+    before = keys(folder)
+    (folder / "medical/demonstrations.jsonl").write_text("other\n")
+    assert changed(before, keys(folder)) == {"collect", "select", "rewrite", "candidate", "run"}
+
+
+def test_another_benchmark_is_measured_again(folder):
+    before = keys(folder)
+    (folder / "math/benchmark.jsonl").write_text("other\n")
+    assert {"baseline", "candidate", "run"} <= changed(before, keys(folder))
+
+
+def test_domains_that_are_measured_alike_share_the_baseline(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["evaluate"]["tasks"] = ["math", "medical"]
+    medical, math = keys(folder, parameters), keys(folder, parameters, domain="math")
+    assert medical["baseline"] == math["baseline"] and medical["collect"] != math["collect"]
+
+
+def test_the_domains_own_task_is_always_asked():
+    assert evaluated_tasks(["math", "code"], "medical") == ("code", "math", "medical")
+    assert evaluated_tasks(["math"], "math") == ("math",)

@@ -1,0 +1,160 @@
+"""Values are valid once built: each way they can be wrong is refused, and sums add."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moe_compress.errors import DataError, EvaluationError, PlanError, StatisticsError
+from moe_compress.types import (
+    CompressionPlan,
+    Demonstrations,
+    EvaluationResult,
+    ExpertGroup,
+    ExpertStatistics,
+    GateOutcome,
+    GateReport,
+    ItemResult,
+    MoELayout,
+    as_json,
+    digest_of,
+    pruning_groups,
+)
+
+LAYOUT = MoELayout((1, 2), (4, 4), 2)
+
+
+def statistics(domain="toy", tokens=6, **sums):
+    counts = np.full((2, 4), tokens * 2 / 4)
+    return ExpertStatistics(domain, LAYOUT, {"count": counts, **sums}, tokens)
+
+
+def plan(*kept, layout=LAYOUT):
+    return CompressionPlan(layout, tuple(pruning_groups(row) for row in kept), "by_hand")
+
+
+def test_statistics_add():
+    total = statistics(tokens=6, gate=np.ones((2, 4))) + statistics(tokens=2, gate=np.full((2, 4), 0.5))
+    assert total.num_tokens == 8
+    np.testing.assert_array_equal(total["count"], np.full((2, 4), 4.0))
+    np.testing.assert_array_equal(total["gate"], np.full((2, 4), 1.5))
+
+
+def test_statistics_of_two_domains_name_both():
+    assert (statistics("medical") + statistics("math")).domain == "medical+math"
+
+
+def test_order_of_addition_does_not_matter():
+    a, b = statistics("a", gate=np.ones((2, 4))), statistics("b", gate=np.full((2, 4), 2.0))
+    np.testing.assert_array_equal((a + b)["gate"], (b + a)["gate"])
+
+
+def test_statistics_with_other_sums_do_not_add():
+    with pytest.raises(StatisticsError, match="do not add"):
+        statistics() + statistics(gate=np.ones((2, 4)))
+
+
+def test_counts_must_be_tokens_times_top_k():
+    with pytest.raises(StatisticsError, match=r"layer 1 counted 4 routed tokens .* 6 tokens times top_k=2 is 12"):
+        ExpertStatistics("toy", LAYOUT, {"count": np.ones((2, 4))}, 6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(np.ones((3, 4)), r"shape \[3, 4\]"), (np.full((2, 4), np.nan), "NaN or infinity")],
+)
+def test_broken_sums_are_refused(values, message):
+    with pytest.raises(StatisticsError, match=message):
+        statistics(gate=values)
+
+
+@pytest.mark.parametrize(
+    ("layers", "counts", "message"),
+    [((), (), "one expert count per layer"), ((0, 1), (4,), "one expert count"), ((0,), (1,), "top_k=2")],
+)
+def test_layouts_that_cannot_be(layers, counts, message):
+    with pytest.raises(PlanError, match=message):
+        MoELayout(layers, counts, 2)
+
+
+def test_a_plan_knows_what_stays():
+    made = plan([3, 1], [0, 2])
+    assert made.kept == ((1, 3), (0, 2))
+    assert made.new_layout.num_experts == (2, 2)
+    assert made.is_pruning and made.new_layout.is_uniform
+
+
+def test_a_plan_that_merges_is_not_pruning():
+    groups = ((ExpertGroup((0, 1), (0.5, 0.5)), ExpertGroup((2,))), pruning_groups([0, 1]))
+    assert not CompressionPlan(LAYOUT, groups, "by_hand").is_pruning
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (([0], [0, 1]), "layer 1 would keep 1 experts"),
+        (([0, 4], [0, 1]), "outside 0..3"),
+        (([0, 0], [0, 1]), "twice"),
+        (([0, 1],), "covers 1 layers"),
+    ],
+)
+def test_plans_that_do_not_fit(kept, message):
+    with pytest.raises(PlanError, match=message):
+        plan(*kept)
+
+
+def test_a_group_needs_a_weight_each():
+    with pytest.raises(PlanError, match="one weight per member"):
+        ExpertGroup((0, 1), (1.0,))
+
+
+def test_a_plans_digest_is_what_it_does_not_who_chose():
+    made = plan([0, 1], [0, 1])
+    assert made.digest == CompressionPlan(LAYOUT, made.groups, "other", np.ones((2, 4))).digest
+    assert made.digest != plan([0, 2], [0, 1]).digest
+
+
+def test_demonstrations_are_never_none():
+    with pytest.raises(DataError, match="no demonstrations"):
+        Demonstrations("medical", (), (), "0")
+
+
+def result(items):
+    return EvaluationResult("model", tuple(items), {}, 1, 1, 1.0)
+
+
+def test_accuracy_counts_right_answers():
+    found = result(ItemResult("quiz", str(i), (0.0, -1.0), 0, int(i > 2)) for i in range(4))
+    assert found.accuracy("quiz") == 3 / 4
+
+
+def test_a_task_that_was_not_evaluated_is_no_zero():
+    with pytest.raises(EvaluationError, match="not evaluated on 'math', only on quiz"):
+        result([ItemResult("quiz", "0", (0.0, -1.0), 0, 0)]).accuracy("math")
+
+
+def test_likelihoods_that_are_no_numbers_are_refused():
+    with pytest.raises(EvaluationError, match="quiz/7"):
+        result([ItemResult("quiz", "7", (float("nan"), -1.0), 0, 0)])
+
+
+def outcome(passed, severity="critical"):
+    return GateOutcome("size", 0.5, "at_most", 0.8, severity, passed, "")
+
+
+def test_a_report_passes_when_nothing_critical_failed():
+    assert GateReport("toy", (outcome(True), outcome(False, "warning"))).passed
+    assert not GateReport("toy", (outcome(True), outcome(False))).passed
+
+
+def test_a_report_without_gates_does_not_pass():
+    assert not GateReport("toy", ()).passed
+
+
+def test_digests_do_not_depend_on_the_order_of_keys():
+    assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1}) != digest_of({"a": 1, "b": [2, 1]})
+
+
+def test_values_become_plain_json():
+    assert as_json(plan([0, 1], [2, 3]))["groups"][1][0] == {"members": [2], "weights": [1.0]}
+    assert as_json({"x": np.array([1.5])}) == {"x": [1.5]}
