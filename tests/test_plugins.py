@@ -15,7 +15,11 @@ def test_the_folder_is_the_registry():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("easyep", "did you mean 'easy_ep'"), ("zzz", "no 'zzz' in methods/; available: ean,"), ("_choose", "no '_choose'")],
+    [
+        ("easyep", "did you mean 'easy_ep'"),
+        ("zzz", "no 'zzz' in methods/; available: ean,"),
+        ("_choose", "no '_choose'"),
+    ],
 )
 def test_other_names_are_refused(name, message):
     with pytest.raises(PluginError, match=message):

@@ -45,7 +45,9 @@ class RunKeyHooks:
                 )
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]
+    ) -> None:
         """Bind each domain's keys to the datasets in its namespace.
 
         Raises:
@@ -75,7 +77,9 @@ class TrackingHooks:
         self._started: dict[str, float] = {}
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]
+    ) -> None:
         """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
         import mlflow
 

@@ -36,7 +36,9 @@ def encode(
 
     Texts are cut at `max_tokens`. Longest first, so that a batch too large for the device fails at once.
     """
-    ids = sorted((tokenizer(text, verbose=False)["input_ids"][:max_tokens] for text in texts), key=len, reverse=True)
+    ids = sorted(
+        (tokenizer(text, verbose=False)["input_ids"][:max_tokens] for text in texts), key=len, reverse=True
+    )
     for start in range(0, len(ids), batch_size):
         rows = ids[start : start + batch_size]
         input_ids_BS = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)

@@ -11,25 +11,32 @@ from moe_compress.errors import DataError
 
 
 class FolderDataset(AbstractDataset[Path, Path]):
-    """Loads as the path of an existing folder."""
+    """Loads as the path of a folder.
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None):
-        self._filepath = Path(filepath)
+    Args:
+        filepath: the folder.
+        create: make it if it is not there, for a folder that nodes write into.
+    """
+
+    def __init__(self, filepath: str, create: bool = False, metadata: dict[str, Any] | None = None):
+        self._filepath, self._create = Path(filepath), create
         self.metadata = metadata
 
     def load(self) -> Path:
         """Return the folder's path.
 
         Raises:
-            DataError: if there is no such folder.
+            DataError: if there is no such folder and it is not to be created.
         """
+        if self._create:
+            self._filepath.mkdir(parents=True, exist_ok=True)
         if not self._filepath.is_dir():
             raise DataError(f"no folder {self._filepath}; create it or change its path in the catalog")
         return self._filepath
 
     def save(self, data: Path) -> None:
-        """Refuse: the folder is an input."""
-        raise DatasetError(f"{self._filepath} is an input and is not written by a pipeline")
+        """Refuse: what is in the folder is written by the nodes that are handed its path."""
+        raise DatasetError(f"{self._filepath} is a folder and is not saved as a value")
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()

@@ -45,8 +45,9 @@ class RowsDataset(AbstractDataset[Any, Any]):
         Raises:
             DataError: if the file is missing, empty, or cannot be read as its ending says.
         """
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
 
+        disable_progress_bars()
         path = self.path
         if not path.read_bytes().strip():
             raise DataError(f"{path} is empty; add rows with 'question' and 'answer'")

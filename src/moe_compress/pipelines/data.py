@@ -11,6 +11,11 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.errors import DataError
+from moe_compress.gates.demonstrations import (
+    DemonstrationLimits,
+    DemonstrationSet,
+    check_demonstrations,
+)
 from moe_compress.pipelines.parameters import DataParameters, DomainParameters, SelectParameters
 from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.types import CheckpointReference, Demonstrations, MoELayout, digest_of
@@ -47,6 +52,7 @@ def prepare_demonstrations(
     base_model: CheckpointReference,
     layout: MoELayout,
     domains_folder: Path,
+    reporting_folder: Path,
     parameters: DataParameters,
     own: DomainParameters,
 ) -> tuple[Demonstrations, Path]:
@@ -58,7 +64,8 @@ def prepare_demonstrations(
         DataError: one sentence for the first kind of fault found.
     """
     table = number_rows([dict(row) for row in rows])
-    pages = validate(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", parameters, own.name)
+    checked = tokenise(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", own.name)
+    pages = validate(checked, parameters, reporting_folder)
     chosen = sample(table, parameters)
     demonstrations = Demonstrations(
         domain=own.name,
@@ -79,31 +86,35 @@ def number_rows(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "id": str(row.get("id") or number)} for number, row in enumerate(rows, start=1)]
 
 
-def validate(rows: Sequence[Row], model: Path, benchmark: Path, parameters: DataParameters, domain: str) -> Path:
-    """Return the Data Docs of the demonstrations' validation.
-
-    Raises:
-        DataError: from the plain checks, before anything heavy is imported.
-    """
+def tokenise(rows: Sequence[Row], model: Path, benchmark: Path, domain: str) -> DemonstrationSet:
+    """Return the rows with their lengths in the model's tokens, and the questions they must not repeat."""
     from transformers import AutoTokenizer
 
     from moe_compress.evaluation.tasks import read_items
-    from moe_compress.gates.demonstrations import DemonstrationLimits, DemonstrationSet, check_demonstrations
-    from moe_compress.gates.expectations import record_demonstrations
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    limits = DemonstrationLimits(parameters.min_demonstrations, parameters.min_tokens, parameters.max_tokens)
-    checked = DemonstrationSet(
+    return DemonstrationSet(
         domain=domain,
         rows=rows,
         token_lengths=[len(tokenizer(text_of(row), verbose=False)["input_ids"]) for row in rows],
         benchmark_questions=[item.question for item in read_items(benchmark)],
     )
+
+
+def validate(checked: DemonstrationSet, parameters: DataParameters, reporting_folder: Path) -> Path:
+    """Return the Data Docs of the demonstrations' validation.
+
+    Raises:
+        DataError: from the plain checks, before Great Expectations is imported.
+    """
+    from moe_compress.gates.expectations import record_demonstrations
+
+    limits = DemonstrationLimits(parameters.min_demonstrations, parameters.min_tokens, parameters.max_tokens)
     check_demonstrations(checked, limits)
-    record = record_demonstrations(checked, limits, Path("data/08_reporting/gx"))
+    record = record_demonstrations(checked, limits, reporting_folder / "gx")
     if not record.success:
         raise DataError(
-            f"demonstrations of '{domain}' failed {record.failures[0].description}; see {record.data_docs}"
+            f"demonstrations of '{checked.domain}' failed {record.failures[0].description}; see {record.data_docs}"
         )
     return record.data_docs
 
@@ -164,6 +175,7 @@ def create_pipeline() -> Pipeline:
                     "base_model",
                     "layout",
                     "domains_folder",
+                    "reporting_folder",
                     "params:data",
                     "params:domain",
                 ],

@@ -52,7 +52,10 @@ def measure_candidate(
 
 
 def decide_gates(
-    measured: Mapping[str, float], shared: Mapping[str, Mapping[str, Any]], own: DomainParameters
+    measured: Mapping[str, float],
+    reporting_folder: Path,
+    shared: Mapping[str, Mapping[str, Any]],
+    own: DomainParameters,
 ) -> tuple[GateReport, Path]:
     """Return every gate's outcome and the Data Docs that record it.
 
@@ -63,7 +66,7 @@ def decide_gates(
     from moe_compress.gates.expectations import record_gates
 
     gates = parse_gates(own.gate_entries(shared))
-    record = record_gates(gates, measured, own.name, Path("data/08_reporting/gx"))
+    record = record_gates(gates, measured, own.name, reporting_folder / "gx")
     return decide(gates, measured, own.name), record.data_docs
 
 
@@ -86,7 +89,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 decide_gates,
-                ["measured", "params:gates", "params:domain"],
+                ["measured", "reporting_folder", "params:gates", "params:domain"],
                 ["gate_report", "gate_docs"],
                 name="decide_gates",
             ),

@@ -6,7 +6,7 @@ from kedro.pipeline import Pipeline
 
 from moe_compress.pipelines import collect, data, evaluate, gate, report, rewrite, select
 
-SHARED_INPUTS = {"base_model", "domains_folder", "newest_plans"}
+SHARED_INPUTS = {"base_model", "domains_folder", "newest_plans", "reporting_folder"}
 SHARED_PARAMETERS = ("data", "collect", "select", "rewrite", "evaluate", "evaluate.seed", "gates", "release")
 
 

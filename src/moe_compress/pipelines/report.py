@@ -21,7 +21,6 @@ from moe_compress.types import (
     TaskComparison,
 )
 
-FOLDER = Path("data/08_reporting")
 MAX_FLIPS = 12
 """Flipped items shown in a report, alternately lost and gained."""
 
@@ -39,6 +38,7 @@ def draft_report(
     lineage: Mapping[str, str],
     domains_folder: Path,
     newest_plans: Mapping[str, CompressionPlan],
+    reporting_folder: Path,
     parameters: Mapping[str, Any],
     own: DomainParameters,
 ) -> CompressionReport:
@@ -61,7 +61,7 @@ def draft_report(
         other_plans=comparable_plans(plan, newest_plans, own.name),
         flips=find_flips(baseline, candidate, domains_folder, own.name),
     )
-    publish(report)
+    publish(report, report_folder(reporting_folder, report))
     return report
 
 
@@ -104,13 +104,12 @@ def find_flips(
     return tuple(flip for flip in mixed if flip is not None)[:MAX_FLIPS]
 
 
-def publish(report: CompressionReport) -> Path:
+def publish(report: CompressionReport, folder: Path) -> Path:
     """Write the page and the plots of a report, log them to MLflow, and return the page."""
     from moe_compress.registry.tracking import log_run
     from moe_compress.reporting.figures import save_figures
     from moe_compress.reporting.report import write_html
 
-    folder = report_folder(report)
     page = folder / "report.html"
     write_html(report, page)
     save_figures(report, folder)
@@ -124,9 +123,9 @@ def publish(report: CompressionReport) -> Path:
     return page
 
 
-def report_folder(report: CompressionReport) -> Path:
+def report_folder(reporting_folder: Path, report: CompressionReport) -> Path:
     """Return where one run's report lives."""
-    return FOLDER / report.domain / report.provenance["run_key"][:12]
+    return reporting_folder / report.domain / report.provenance["run_key"][:12]
 
 
 def metrics_of(report: CompressionReport) -> dict[str, float]:
@@ -152,6 +151,7 @@ def release_candidate(
     report: CompressionReport,
     checkpoint: CheckpointReference,
     base_model: CheckpointReference,
+    reporting_folder: Path,
     parameters: ReleaseParameters,
     own: DomainParameters,
 ) -> str:
@@ -169,7 +169,8 @@ def release_candidate(
 
     if not report.gate_report.passed:
         print_report(report)
-    require(report.gate_report, report_folder(report) / "report.html")
+    page = report_folder(reporting_folder, report) / "report.html"
+    require(report.gate_report, os.path.relpath(page))
     released = replace(report, model_uri=f"models:/{own.registered_model}@{parameters.alias}")
     write_model_card(released, checkpoint.path, base_model.path)
     write_mlmodel(checkpoint.path)
@@ -180,16 +181,20 @@ def release_candidate(
 
 
 def finish_report(
-    report: CompressionReport, registered: str, parameters: ReleaseParameters, own: DomainParameters
+    report: CompressionReport,
+    registered: str,
+    reporting_folder: Path,
+    parameters: ReleaseParameters,
+    own: DomainParameters,
 ) -> None:
     """Write the report again with what was registered, and print its table and place."""
     from moe_compress.reporting.table import print_report
 
     uri = f"models:/{own.registered_model}@{parameters.alias}"
     finished = replace(report, registered=registered, model_uri=uri)
-    page = publish(finished)
+    page = publish(finished, report_folder(reporting_folder, finished))
     print_report(finished)
-    logger.info("report: %s", page)
+    logger.info("report: %s", os.path.relpath(page))
 
 
 def create_pipeline() -> Pipeline:
@@ -209,6 +214,7 @@ def create_pipeline() -> Pipeline:
                     "lineage",
                     "domains_folder",
                     "newest_plans",
+                    "reporting_folder",
                     "parameters",
                     "params:domain",
                 ],
@@ -217,13 +223,20 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 release_candidate,
-                ["report", "candidate_checkpoint", "base_model", "params:release", "params:domain"],
+                [
+                    "report",
+                    "candidate_checkpoint",
+                    "base_model",
+                    "reporting_folder",
+                    "params:release",
+                    "params:domain",
+                ],
                 "registered",
                 name="release_candidate",
             ),
             Node(
                 finish_report,
-                ["report", "registered", "params:release", "params:domain"],
+                ["report", "registered", "reporting_folder", "params:release", "params:domain"],
                 None,
                 name="finish_report",
             ),

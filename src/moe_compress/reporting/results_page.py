@@ -67,8 +67,9 @@ class MethodResults:
         return tuple(dict.fromkeys(key[2] for key in self.cells))
 
     def kept(self, key: Key, domain: str) -> float:
-        """Return the share of the base model's accuracy above chance that a plan keeps on a domain."""
-        return (self.cells[key][domain].accuracy - CHANCE) / (self.base[domain].accuracy - CHANCE)
+        """Return the share of the base model's accuracy above chance that a plan keeps; NaN if it has none."""
+        above = self.base[domain].accuracy - CHANCE
+        return (self.cells[key][domain].accuracy - CHANCE) / above if above > 0 else float("nan")
 
 
 def write_results_page(results: MethodResults, page: Path) -> list[Path]:
@@ -76,6 +77,7 @@ def write_results_page(results: MethodResults, page: Path) -> list[Path]:
     from moe_compress.reporting.figures import overlap_matrix
 
     files = [page]
+    page.parent.mkdir(parents=True, exist_ok=True)
     sections = [_introduction(results)]
     for fraction in results.fractions:
         plans = {d: results.plans[results.method, d, fraction] for d in results.domains}
@@ -94,9 +96,7 @@ def write_results_page(results: MethodResults, page: Path) -> list[Path]:
 
 
 def _introduction(results: MethodResults) -> str:
-    rows = [
-        [domain, _accuracy(cell), wording.number(cell.perplexity)] for domain, cell in results.base.items()
-    ]
+    rows = [[domain, _accuracy(cell), wording.number(cell.perplexity)] for domain, cell in results.base.items()]
     return (
         "# What each method keeps\n\n"
         "Made by `make results` with the embedded reference model: statistics come from each domain's "

@@ -47,7 +47,13 @@ def _verdict(report: CompressionReport) -> RenderableType:
 
 def _table(title: str, *columns: str) -> Table:
     """Return a table whose first column is text and whose others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title, "bold"), title_justify="left", header_style="dim")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=Text(title, "bold"),
+        title_justify="left",
+        header_style="dim",
+    )
     for index, column in enumerate(columns):
         # Values do not wrap, they would no longer align; names may.
         table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
