@@ -35,8 +35,8 @@ def test_listing_pipelines_loads_nothing_heavy(project):
 
 def test_a_validation_error_becomes_one_sentence():
     message = (
-        "Parameter validation failed:\n- Failed to instantiate SelectParameters for parameter 'select': 1 validation "
-        "error for SelectParameters\nmetod\n  Extra inputs are not permitted [type=extra_forbidden, ...]"
+        "Parameter validation failed:\n- Failed to instantiate SelectParameters for parameter 'select': 1 "
+        "validation error for SelectParameters\nmetod\n  Extra inputs are not permitted [type=extra_forbidden, ...]"
     )
     assert describe_validation(message) == (
         "select.metod: is not a parameter; see conf/base for the parameters there are"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,30 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
+from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
 
 
 class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference]):
-    """An input checkpoint in a local folder; its headers are checked before its digest is taken.
+    """An input checkpoint, in a local folder or on the Hugging Face hub; its headers are checked first.
 
     Args:
-        filepath: the folder.
+        filepath: the folder, unless `hub_id` is given.
         path: where digests of unchanged files are remembered.
+        hub_id: the model's id on the hub; its snapshot is downloaded, or taken from the hub's cache.
+        revision: branch, tag or commit of the hub's repository; a commit makes runs repeatable.
     """
 
-    def __init__(self, filepath: str, path: str, metadata: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        filepath: str,
+        path: str,
+        hub_id: str | None = None,
+        revision: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
         self._folder, self._digests = Path(filepath), Path(path)
+        self._hub_id, self._revision = hub_id, revision
         self._reference: CheckpointReference | None = None
         self.metadata = metadata
 
@@ -32,11 +44,15 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
         """Return the folder with its digests; they are taken once a run.
 
         Raises:
-            CheckpointError: if a file is missing or damaged.
+            CheckpointError: if a file is missing or damaged, or the hub does not give the model.
         """
         if self._reference is None:
-            read_index(self._folder)
-            self._reference = refer_to(self._folder, self._digests)
+            folder = fetch_snapshot(self._hub_id, self._revision) if self._hub_id else self._folder
+            read_index(folder)
+            found = refer_to(folder, self._digests)
+            if self._hub_id:
+                found = replace(found, name=self._hub_id, revision=folder.name)
+            self._reference = found
         return self._reference
 
     def save(self, data: CheckpointReference) -> None:
@@ -44,10 +60,10 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
         raise DatasetError(f"{self._folder} is an input and is not written by a pipeline")
 
     def _exists(self) -> bool:
-        return (self._folder / "config.json").is_file()
+        return self._hub_id is not None or (self._folder / "config.json").is_file()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
+        return {"filepath": str(self._folder), "hub_id": self._hub_id, "revision": self._revision}
 
 
 class KeyedCheckpointDataset(KeyedDataset):
@@ -64,6 +80,26 @@ class KeyedCheckpointDataset(KeyedDataset):
     def load(self) -> CheckpointReference:
         """Return the folder with its digests."""
         return refer_to(self.path, None)
+
+
+def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
+    """Return the local snapshot of a model on the hub, downloading what is not there; never its code.
+
+    Raises:
+        CheckpointError: if the hub cannot be reached or has no such model, and the cache has no snapshot.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.model", "*.jinja", "README.md"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"the hub did not give '{hub_id}' at revision {revision or 'main'} ({first_line}); check hub_id and "
+            "revision in globals.yml and your login, or give a local folder as base_model"
+        ) from error
 
 
 def refer_to(folder: Path, digests: Path | None) -> CheckpointReference:

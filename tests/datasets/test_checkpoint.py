@@ -1,0 +1,75 @@
+"""A checkpoint as an input: a folder, or a snapshot in the hub's cache."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from huggingface_hub import constants
+from kedro.io import DatasetError
+
+from moe_compress.datasets import CheckpointDataset
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def write_checkpoint(folder, value=1.0):
+    folder.mkdir(parents=True, exist_ok=True)
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    content = struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
+    (folder / "model.safetensors").write_bytes(content)
+    (folder / "config.json").write_text('{"model_type": "toy"}')
+
+
+def dataset(tmp_path, **hub):
+    return CheckpointDataset(filepath=str(tmp_path / "model"), path=str(tmp_path / "digests"), **hub)
+
+
+def test_a_folder_is_known_by_its_content(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    first = dataset(tmp_path).load()
+    assert (first.path, first.name, first.revision) == (tmp_path / "model", "model", "local")
+    assert dataset(tmp_path).load().identity == first.identity
+    write_checkpoint(tmp_path / "model", value=2.0)
+    assert dataset(tmp_path).load().weights_digest != first.weights_digest
+
+
+def test_a_changed_config_is_another_model_with_the_same_weights(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    first = dataset(tmp_path).load()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "other"}')
+    second = dataset(tmp_path).load()
+    assert second.weights_digest == first.weights_digest and second.identity != first.identity
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """A cache as the hub's client leaves it: blobs, and a snapshot of links to them."""
+    cache = tmp_path / "hub"
+    repository = cache / "models--team--toy"
+    snapshot = repository / "snapshots" / COMMIT
+    write_checkpoint(repository / "blobs")
+    snapshot.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def test_a_hub_model_is_known_by_its_id_and_commit(tmp_path, hub_cache):
+    found = dataset(tmp_path, hub_id="team/toy", revision="main").load()
+    assert (found.name, found.revision) == ("team/toy", COMMIT)
+    assert (found.path / "model.safetensors").is_file()
+
+
+def test_a_model_the_hub_does_not_give(tmp_path, hub_cache):
+    with pytest.raises(DatasetError, match="the hub did not give 'team/other' at revision main"):
+        dataset(tmp_path, hub_id="team/other").load()
+
+
+def test_an_input_is_never_written(tmp_path):
+    with pytest.raises(DatasetError, match="is an input"):
+        dataset(tmp_path).save("a checkpoint")
