@@ -24,7 +24,8 @@ ENV PATH=/opt/venv/bin:$PATH DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true PYT
 WORKDIR /home/compress/project
 COPY --chown=compress pyproject.toml ./
 COPY --chown=compress conf conf
-RUN mkdir src && chown compress . src
+COPY --chown=compress data/01_raw data/01_raw
+RUN mkdir src && chown compress . src data
 USER compress
 ENTRYPOINT ["kedro", "run"]
 CMD ["--pipelines=prune_medical"]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
+from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.utils import find_kedro_project
 from kedro.validation.exceptions import ParameterValidationError
+from pydantic import ValidationError
 
 from moe_compress.errors import MoeCompressError
+from moe_compress.registry.client import without_credentials
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -28,29 +34,46 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(kedro)
     def run(fresh: bool, **options: Any) -> Any:
         options["only_missing_outputs"] = not fresh
+        # Relative places, the tracking store's among them, are the project's, wherever the command is typed.
+        os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
         try:
             check_pipelines([*options["pipelines"], *filter(None, [options["pipeline"]])])
             return kedro(**options)
-        except ParameterValidationError as error:
-            fail(describe_validation(str(error)))
         except Exception as error:
-            fail(str(find_cause(error)))
+            close_tracking()
+            fail(describe(error))
 
     return run
 
 
-def find_cause(error: BaseException) -> MoeCompressError:
-    """Return the error of ours behind one of Kedro's, which wraps what a dataset raises.
+def describe(error: Exception) -> str:
+    """Return what a user can mend as one sentence.
 
     Raises:
-        BaseException: the error itself, if none of ours is behind it.
+        Exception: the error itself, if it is none of a user's making.
     """
+    if isinstance(error, ParameterValidationError):
+        return describe_validation(str(error))
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MoeCompressError):
-            return cause
+            return str(cause)
+        if isinstance(cause, ValidationError):
+            return describe_fault(cause.title, cause.errors()[0]["loc"], cause.errors()[0]["msg"])
+        if isinstance(cause, MissingConfigException):
+            return f"{' '.join(str(cause).split())}; see conf/ for the environments there are"
+        if type(cause).__name__ == "MlflowException":
+            return without_credentials(f"MLflow failed: {' '.join(str(cause).split())}; check MLFLOW_TRACKING_URI")
         cause = cause.__cause__
     raise error
+
+
+def close_tracking() -> None:
+    """Mark a run as failed that kedro-mlflow opened and an error before the first node left open."""
+    import mlflow
+
+    while mlflow.active_run() is not None:
+        mlflow.end_run("FAILED")
 
 
 def check_pipelines(names: list[str]) -> None:
@@ -79,8 +102,13 @@ def describe_validation(message: str) -> str:
     found = re.search(r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S)
     if not found:
         return " ".join(message.split())
-    fault = "is not a parameter" if "Extra inputs" in found["fault"] else found["fault"].strip().lower()
-    return f"{found['block']}.{found['key']}: {fault}; see conf/base for the parameters there are"
+    return describe_fault(found["block"], (found["key"],), found["fault"])
+
+
+def describe_fault(block: str, place: Sequence[int | str], fault: str) -> str:
+    """Return what is wrong with one parameter as one sentence."""
+    said = "is not a parameter" if "Extra inputs" in fault else fault.strip().lower()
+    return f"{'.'.join(map(str, (block, *place)))}: {said}; see conf/base for the parameters there are"
 
 
 def fail(message: str) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
-from kedro.io import CatalogProtocol
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from pydantic import BaseModel
 
 from moe_compress.errors import ParameterError
+from moe_compress.pipelines.parameters import plain
+from moe_compress.registry.tracking import flatten_parameters
 
 
 class RunKeyHooks:
@@ -46,28 +49,57 @@ class RunKeyHooks:
 
     @hook_impl
     def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Bind each domain's keys to the datasets in its namespace.
+        """Bind the domain's keys to the datasets in its namespace.
 
         Raises:
-            MoeCompressError: if the base checkpoint or the demonstrations are not there to take digests of.
+            MoeCompressError: if the request cannot be met, or there is nothing to take a digest of.
         """
-        from moe_compress.pipelines.run_keys import stage_keys
+        from moe_compress.datasets import RowsDataset
+        from moe_compress.pipelines.run_keys import check_selection, stage_keys
 
-        names = pipeline.datasets()
-        for domain in sorted({name.partition(".run_keys")[0] for name in names if name.endswith(".run_keys")}):
-            keys = stage_keys(
-                plain(catalog["parameters"].load()),
-                domain,
-                catalog["base_model"].load().identity,
-                catalog[f"{domain}.demonstration_rows"].path,
-                catalog["domains_folder"].load(),
-            )
-            for name in names:
-                dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
-                if dataset is not None and hasattr(dataset, "bind"):
-                    dataset.bind(keys)
+        parameters = plain(catalog["parameters"].load())
+        domain = find_domain(pipeline, parameters.get("domains", {}))
+        if domain is None:
+            return
+        check_selection(parameters, domain)
+        rows = cast(RowsDataset, catalog[f"{domain}.demonstration_rows"])
+        keys = stage_keys(
+            parameters,
+            domain,
+            catalog["base_model"].load().identity,
+            rows.path,
+            catalog["domains_folder"].load(),
+        )
+        for name in pipeline.datasets():
+            dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
+            if dataset is not None and hasattr(dataset, "bind"):
+                dataset.bind({**keys, "command": describe_command(run_params)})
+
+
+def find_domain(pipeline: Pipeline, domains: Iterable[str]) -> str | None:
+    """Return the domain a pipeline compresses for, None for a pipeline of no domain.
+
+    Raises:
+        ParameterError: if there is more than one, because a run is tracked and reported as one.
+    """
+    namespaces = {name.partition(".")[0] for name in pipeline.datasets()}
+    found = sorted(namespaces & set(domains))
+    if len(found) > 1:
+        raise ParameterError(f"one run compresses for one domain, not for {', '.join(found)}; run them one by one")
+    return found[0] if found else None
+
+
+def describe_command(run_params: dict[str, Any]) -> str:
+    """Return the command that starts this run again."""
+    words = ["kedro", "run", f"--pipelines={','.join(run_params.get('pipeline_names') or [])}"]
+    if run_params.get("env"):
+        words.append(f"--env={run_params['env']}")
+    given = flatten_parameters(run_params.get("runtime_params") or {})
+    if given:
+        words.append("--params=" + ",".join(f"{name}={value}" for name, value in given.items()))
+    return shlex.join(words)
 
 
 class TrackingHooks:
@@ -78,7 +110,7 @@ class TrackingHooks:
 
     @hook_impl
     def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any]
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
         import mlflow
@@ -105,15 +137,9 @@ class TrackingHooks:
         """Log the node's seconds."""
         import mlflow
 
+        from moe_compress.registry.client import mlflow_client
+
         seconds = time.perf_counter() - self._started.pop(node.name)
         if mlflow.active_run() is not None:
-            mlflow.log_metric(f"seconds.{node.name}", seconds)
-
-
-def plain(value: Any) -> Any:
-    """Return parameters with typed blocks turned back into dictionaries."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value
+            with mlflow_client(f"log the seconds of {node.name}"):
+                mlflow.log_metric(f"seconds.{node.name}", seconds)

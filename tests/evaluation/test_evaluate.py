@@ -1,5 +1,7 @@
 """One call measures everything, and every part is what its own module measures."""
 
+import math
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -15,16 +17,14 @@ HELDOUT = {"medical": ["Which gland makes insulin?"], "math": ["2 + 2 * 3 = 8"]}
 
 def test_a_checkpoint_is_measured_as_its_parts_are(folder, benchmark_file, model, tokenizer):
     task = load_task("quiz", benchmark_file)
-    found = evaluate_checkpoint(
-        folder, [task], HELDOUT, model="baseline", speed_batch=(2, 16), provenance={"base_id": "tiny"}
-    )
+    found = evaluate_checkpoint(folder, [task], HELDOUT, model="baseline", provenance={"base_id": "tiny"})
     assert found.model == "baseline"
     for item, expected in zip(found.items, score_tasks(model, tokenizer, [task]), strict=True):
         assert (item.task, item.item) == (expected.task, expected.item)
         assert item.log_likelihoods == pytest.approx(expected.log_likelihoods, abs=1e-4)
     assert found.perplexities == pytest.approx(measure_perplexities(model, tokenizer, HELDOUT), rel=1e-5)
     assert (found.num_parameters, found.num_bytes) == measure_size(folder)
-    assert found.tokens_per_second > 0
+    assert math.isnan(found.tokens_per_second)  # timed later, beside the other model
     assert found.provenance["base_id"] == "tiny"
     assert found.provenance["task_digest.quiz"] == task.digest
     assert (found.provenance["missing_keys"], found.provenance["unexpected_keys"]) == ("0", "0")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from moe_compress.errors import CheckpointError
-from moe_compress.evaluation.throughput import measure_prefill_speed, measure_size
+from moe_compress.evaluation.throughput import measure_prefill_speeds, measure_size
 
 
 def test_size_is_that_of_the_saved_model(model, folder):
@@ -45,7 +45,10 @@ def test_a_damaged_header_is_told(tmp_path):
 
 
 def test_speed_counts_tokens_over_the_median_time(model, monkeypatch):
-    # The clock's readings before and after each pass: a slow first pass, then 1, 9 and 2 seconds: median 2.
-    clock = iter([0.0, 100.0, 0.0, 1.0, 0.0, 9.0, 0.0, 2.0])
+    # Each pass reads the clock twice. Two models in turns: a slow first round, then 1, 9 and 2 seconds for the
+    # one (median 2) and 4, 5 and 6 for the other (median 5).
+    seconds = [100.0, 100.0, 1.0, 4.0, 9.0, 5.0, 2.0, 6.0]
+    clock = iter([reading for duration in seconds for reading in (0.0, duration)])
     monkeypatch.setattr("moe_compress.evaluation.throughput.time.perf_counter", lambda: next(clock))
-    assert measure_prefill_speed(model, batch_size=3, length=8, repeats=3) == 3 * 8 / 2.0
+    speeds = measure_prefill_speeds([model, model], batch_size=3, length=8, repeats=3)
+    assert speeds == [3 * 8 / 2.0, 3 * 8 / 5.0]

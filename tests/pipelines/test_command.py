@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from moe_compress.cli import describe_validation, find_cause
+from moe_compress.cli import describe, describe_validation
 from moe_compress.errors import DataError
 
 
@@ -54,9 +54,9 @@ def test_our_error_is_found_behind_kedros():
         except DataError as error:
             raise RuntimeError("while loading") from error
     except RuntimeError as wrapped:
-        assert str(find_cause(wrapped)) == "no rows"
+        assert describe(wrapped) == "no rows"
 
 
 def test_an_error_that_is_not_ours_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError):
-        find_cause(ZeroDivisionError("1/0"))
+        describe(ZeroDivisionError("1/0"))

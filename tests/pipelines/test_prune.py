@@ -49,6 +49,24 @@ def test_the_same_inputs_are_skipped_and_give_the_same_version(project):
     assert resolve("moe-medical", "candidate").version == "1"
 
 
+def test_fresh_runs_everything_again(project):
+    assert project.prune().exit_code == 0
+    written = outputs(project)
+    result = project.run("--pipelines=prune_medical", "--fresh")
+    assert result.exit_code == 0, result.output
+    again = outputs(project)
+    assert set(again) == set(written) and all(again[path] > written[path] for path in written)
+
+
+def test_a_csv_with_numbers(project):
+    path = project.folder / "data/01_raw/domains/math/demonstrations.jsonl"
+    path.unlink()
+    rows = [f"{number},What is {number} plus 1?,{number + 1}" for number in range(12)]
+    path.with_suffix(".csv").write_text("\n".join(["id,question,answer", *rows]))
+    result = project.prune(domain="math")
+    assert result.exit_code == 0, result.output
+
+
 def test_another_method_uses_the_same_statistics(project):
     assert project.prune().exit_code == 0
     assert project.prune("select.method=frequency").exit_code == 0

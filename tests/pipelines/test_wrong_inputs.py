@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import mlflow
 import pytest
 from tests.pipelines.conftest import write_rows
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,7 +22,10 @@ def assert_refused(project, result, *parts):
     assert message.startswith("Error: ")
     for part in parts:
         assert part in message
-    assert project.find("06_models/**/*.safetensors") == []
+    assert "Traceback" not in result.output
+    assert project.find("0[4567]*/**/*.*") == []
+    runs = mlflow.search_runs(search_all_experiments=True)
+    assert runs.empty or set(runs["status"]) == {"FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -109,9 +113,35 @@ def test_a_domain_without_a_benchmark(project):
 
 
 def test_a_misspelt_gate(project):
-    result = project.prune("gates.size_reduced.at_mots=0.5")
-    assert result.exit_code == 1
-    assert "at_mots" in result.stderr
+    assert_refused(project, project.prune("gates.size_reduced.at_mots=0.5"), "at_mots", "did you mean 'at_most'")
+
+
+def test_a_gate_that_is_no_block(project):
+    assert_refused(project, project.prune("gates.size_reduced=0.5"), "gates.size_reduced is 0.5, not a block")
+
+
+def write_domains(project, text):
+    (project.folder / "conf/local/parameters_domains.yml").write_text(f"domains: {text}\n")
+
+
+def test_a_misspelt_setting_of_a_domain(project):
+    write_domains(project, "{medical: {select: {metod: reap}}}")
+    assert_refused(project, project.prune(), "metod", "is not a parameter")
+
+
+def test_a_block_under_another_name(project):
+    write_domains(project, "{medical: {name: math}}")
+    assert_refused(project, project.prune(), "domains.medical.name is 'math'", "write name: medical")
+
+
+def test_an_environment_that_is_not_there(project):
+    result = project.run("--pipelines=prune_medical", "--env=typo")
+    assert_refused(project, result, "typo", "see conf/")
+
+
+def test_two_domains_at_once(project):
+    result = project.run("--pipelines=prune_medical,prune_math")
+    assert_refused(project, result, "one run compresses for one domain, not for math, medical")
 
 
 def test_nothing_is_left_behind(project):

@@ -101,7 +101,7 @@ def test_a_long_tag_is_cut_with_its_digest(store, checkpoint):
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", "a'b", "-a", "x" * 201])
 def test_a_name_that_cannot_be_addressed_is_refused(name, checkpoint):
-    with pytest.raises(RegistryError, match=r"cannot be a model's name.*registry\.model_name"):
+    with pytest.raises(RegistryError, match=r"cannot be a model's name.*registered_model"):
         register_version(name, checkpoint, TAGS)
 
 

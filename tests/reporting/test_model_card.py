@@ -49,7 +49,7 @@ def test_the_text_has_the_numbers(failed_report: CompressionReport, tmp_path: Pa
     assert "# moe-base-8m-medical-32-experts" in text
     assert "Not passed: domain\\_quality\\_kept: observed 0.8127, limit at least 0.95" in text
     assert "| Weights on disk | 16.3 MB | 9.88 MB | \N{MINUS SIGN}39.3 % |" in text
-    assert "kedro run --pipeline=prune_medical" in text
+    assert "kedro run --pipelines=prune_medical" in text
     assert failed_report.plan.digest in text
 
 

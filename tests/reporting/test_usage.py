@@ -11,7 +11,7 @@ from moe_compress.reporting.content import CompressionReport
 def test_reproduce_checks_out_the_commit_and_runs_the_pipeline(report: CompressionReport) -> None:
     assert usage.how_to_reproduce(report).splitlines() == [
         "git checkout 4c1f0e9b7d2a6358c0b4f1e2d3a49586b7c8d9e0",
-        "kedro run --pipeline=prune_medical",
+        "kedro run --pipelines=prune_medical",
     ]
 
 

@@ -101,6 +101,8 @@ def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], Non
                 stack.callback(handle.remove)
         model.set_experts_implementation(OBSERVED)
         stack.callback(model.set_experts_implementation, stock_name)
+        # The registry lives as long as the process; what it holds must not keep the model alive.
+        stack.callback(layers.clear)
         yield set_mask
 
 

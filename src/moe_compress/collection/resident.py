@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from moe_compress.collection.observe import observe
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance
+
+logger = logging.getLogger(__name__)
 
 
 def load_resident(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
@@ -75,7 +78,13 @@ def collect_resident(
     """
     sums = RoutingSums(layout)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", max_tokens)
-    batches = list(encode(demonstrations.texts, tokenizer, min(max_tokens, context), batch_size))
+    max_tokens = min(max_tokens, context)
+    batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
+    num_cut = sum(int(batch["attention_mask"].sum(dim=1).eq(max_tokens).sum()) for batch in batches)
+    if num_cut:
+        logger.info(
+            "%d of %d demonstrations reach %d tokens and are cut there", num_cut, len(demonstrations), max_tokens
+        )
     total = sum(int(batch["attention_mask"].sum()) for batch in batches)
     device = next(model.parameters()).device
     with (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
+from tqdm import tqdm
 
 from moe_compress.checkpoint.digest import settings_digest, weights_digest
 from moe_compress.checkpoint.index import read_index
@@ -67,19 +70,39 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
 
 
 class KeyedCheckpointDataset(KeyedDataset):
-    """A compressed checkpoint under its run's key; saving streams it and publishes it by one rename."""
+    """A compressed checkpoint under its run's key; saving streams it and publishes it by one rename.
+
+    Args:
+        path: where digests of unchanged files are remembered.
+        place: where it lives; see `KeyedDataset`.
+    """
+
+    def __init__(self, path: str, **place: Any):
+        super().__init__(**place)
+        self._digests = Path(path)
 
     def save(self, data: CheckpointRewrite) -> None:
-        """Stream the rewrite into place.
+        """Stream the rewrite into place; a checkpoint that is already there goes once it is set aside.
 
         Raises:
             CheckpointError: if the disk is too small or the written files are not what was planned.
         """
-        write_checkpoint(data, self.path)
+        if self.path.exists():
+            aside = self.path.with_name(f".{self.path.name}.replaced-{uuid.uuid4().hex[:8]}")
+            self.path.rename(aside)
+            shutil.rmtree(aside)
+        with tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar:
+            write_checkpoint(data, self.path, lambda done, total: show(bar, done, total))
 
     def load(self) -> CheckpointReference:
         """Return the folder with its digests."""
-        return refer_to(self.path, None)
+        return refer_to(self.path, self._digests)
+
+
+def show(bar: tqdm[Any], done: int, total: int) -> None:
+    """Move a progress bar to `done` of `total` bytes."""
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def fetch_snapshot(hub_id: str, revision: str | None) -> Path:

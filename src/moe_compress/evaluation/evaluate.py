@@ -10,7 +10,7 @@ from moe_compress.evaluation.harness import score_tasks
 from moe_compress.evaluation.loading import load_stock
 from moe_compress.evaluation.perplexity import measure_perplexities
 from moe_compress.evaluation.tasks import BenchmarkTask
-from moe_compress.evaluation.throughput import measure_prefill_speed, measure_size
+from moe_compress.evaluation.throughput import measure_size
 from moe_compress.types import EvaluationResult, Provenance, digest_of
 
 
@@ -23,11 +23,9 @@ def evaluate_checkpoint(
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 64,
-    speed_batch: tuple[int, int] = (8, 128),
-    speed_repeats: int = 5,
     provenance: Provenance | None = None,
 ) -> EvaluationResult:
-    """Return benchmark items, perplexities, size and speed of a checkpoint folder.
+    """Return benchmark items, perplexities and size of a checkpoint folder.
 
     Args:
         folder: a checkpoint folder that stock transformers loads.
@@ -37,8 +35,6 @@ def evaluate_checkpoint(
         device: see `load_stock`.
         dtype: see `load_stock`.
         batch_size: sequences per forward pass on the tasks.
-        speed_batch: sequences and tokens of each that speed is measured with.
-        speed_repeats: timed passes.
         provenance: where the checkpoint came from; what was measured with is added.
 
     Raises:
@@ -48,16 +44,12 @@ def evaluate_checkpoint(
     """
     size = measure_size(folder)
     stock = load_stock(folder, device, dtype)
-    sequences, length = speed_batch
     return EvaluationResult(
         model=model,
         items=score_tasks(stock.model, stock.tokenizer, tasks, batch_size=batch_size),
         perplexities=measure_perplexities(stock.model, stock.tokenizer, heldout),
         num_parameters=size.num_parameters,
         num_bytes=size.num_bytes,
-        tokens_per_second=measure_prefill_speed(
-            stock.model, batch_size=sequences, length=length, repeats=speed_repeats
-        ),
         provenance={
             **(provenance or {}),
             **{f"task_digest.{task.name}": task.digest for task in tasks},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,24 +74,26 @@ def _read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def measure_prefill_speed(
-    model: PreTrainedModel, *, batch_size: int = 8, length: int = 128, repeats: int = 5, seed: int = 0
-) -> float:
-    """Return tokens read per second: the median of `repeats` forward passes after one that is not timed.
+def measure_prefill_speeds(
+    models: Sequence[PreTrainedModel], *, batch_size: int = 8, length: int = 128, repeats: int = 9, seed: int = 0
+) -> list[float]:
+    """Return each model's tokens read per second: the median forward pass after one that is not timed.
+
+    The models take turns, so that whatever else the machine does meets all of them alike.
 
     Args:
-        model: a loaded causal language model.
+        models: loaded causal language models with the same vocabulary.
         batch_size: sequences read at once.
         length: tokens of each, chosen at random.
         repeats: timed passes.
         seed: of the random tokens.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.config.get_text_config().vocab_size
-    ids_BS = torch.randint(vocabulary, (batch_size, length), generator=generator).to(model.device)
+    vocabulary = models[0].config.get_text_config().vocab_size
+    ids_BS = torch.randint(vocabulary, (batch_size, length), generator=generator)
     with torch.inference_mode():
-        seconds = [_time_prefill(model, ids_BS) for _ in range(repeats + 1)][1:]
-    return batch_size * length / statistics.median(seconds)
+        rounds = [[_time_prefill(model, ids_BS.to(model.device)) for model in models] for _ in range(repeats + 1)]
+    return [batch_size * length / statistics.median(seconds) for seconds in zip(*rounds[1:], strict=True)]
 
 
 def _time_prefill(model: PreTrainedModel, ids_BS: torch.Tensor) -> float:

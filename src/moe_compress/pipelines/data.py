@@ -82,8 +82,12 @@ def text_of(row: Mapping[str, Any]) -> str:
 
 
 def number_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, each with an id: its own, or its position counted from 1."""
-    return [{**row, "id": str(row.get("id") or number)} for number, row in enumerate(rows, start=1)]
+    """Return the rows with numbers as text, each with an id: its own, or its position counted from 1."""
+    texts = [
+        {name: str(value) if isinstance(value, (int, float)) else value for name, value in row.items()}
+        for row in rows
+    ]
+    return [{**row, "id": row.get("id") or str(number)} for number, row in enumerate(texts, start=1)]
 
 
 def tokenise(rows: Sequence[Row], model: Path, benchmark: Path, domain: str) -> DemonstrationSet:
@@ -154,6 +158,7 @@ def record_lineage(
         "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
         "seed": str(chosen.seed),
         **run_provenance(Path.cwd()),
+        "command": run_keys["command"],
         "run_key": run_keys["run"],
     }
 

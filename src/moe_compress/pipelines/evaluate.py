@@ -48,7 +48,11 @@ def evaluate_model(
         device=parameters.device,
         batch_size=parameters.batch_size,
         dtype=parameters.dtype,
-        provenance=checkpoint.as_provenance(),
+        provenance={
+            "checkpoint": checkpoint.name,
+            "weights_digest": checkpoint.weights_digest,
+            "settings_digest": checkpoint.settings_digest,
+        },
     )
 
 

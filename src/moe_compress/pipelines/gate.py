@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import DomainParameters
-from moe_compress.types import EvaluationResult, GateReport, TaskComparison
+from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
+from moe_compress.types import CheckpointReference, EvaluationResult, GateReport, TaskComparison
+
+
+def time_models(
+    baseline: EvaluationResult,
+    candidate: EvaluationResult,
+    base_model: CheckpointReference,
+    checkpoint: CheckpointReference,
+    parameters: EvaluateParameters,
+) -> tuple[EvaluationResult, EvaluationResult]:
+    """Return both evaluations with the models' speeds, timed in turns in this very run."""
+    from moe_compress.evaluation.loading import load_stock
+    from moe_compress.evaluation.throughput import measure_prefill_speeds
+
+    models = [
+        load_stock(reference.path, parameters.device, parameters.dtype).model
+        for reference in (base_model, checkpoint)
+    ]
+    before, after = measure_prefill_speeds(models)
+    return replace(baseline, tokens_per_second=before), replace(candidate, tokens_per_second=after)
 
 
 def compare_models(baseline: EvaluationResult, candidate: EvaluationResult, seed: int) -> dict[str, TaskComparison]:
@@ -72,9 +92,21 @@ def decide_gates(
 
 def create_pipeline() -> Pipeline:
     """Return the stage: two evaluations -> comparisons, measured values, gate report."""
-    evaluations = ["baseline_evaluation", "candidate_evaluation"]
+    evaluations = ["baseline", "candidate"]
     return Pipeline(
         [
+            Node(
+                time_models,
+                [
+                    "baseline_evaluation",
+                    "candidate_evaluation",
+                    "base_model",
+                    "candidate_checkpoint",
+                    "params:evaluate",
+                ],
+                evaluations,
+                name="time_models",
+            ),
             Node(
                 compare_models,
                 [*evaluations, "params:evaluate.seed"],

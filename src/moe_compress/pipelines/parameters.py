@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moe_compress.errors import ParameterError
 from moe_compress.types import Budget
 
 
@@ -12,6 +13,15 @@ class Parameters(BaseModel):
     """Base of all parameter blocks: frozen, and a misspelt name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def plain(value: Any) -> Any:
+    """Return parameters with typed blocks turned back into dictionaries."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
 
 
 class DataParameters(Parameters):
@@ -95,6 +105,13 @@ class DomainParameters(Parameters):
         return SelectParameters.model_validate({**shared.model_dump(), **self.select})
 
     def gate_entries(self, shared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the gates as a list of entries with `name`, this domain's settings laid over the shared."""
+        """Return the gates as a list of entries with `name`, this domain's settings laid over the shared.
+
+        Raises:
+            ParameterError: if a gate is not a block of settings.
+        """
+        for name, entry in [*shared.items(), *self.gates.items()]:
+            if not isinstance(entry, Mapping):
+                raise ParameterError(f"gates.{name} is {entry!r}, not a block; give it a metric and a limit")
         names = dict.fromkeys([*shared, *self.gates])
         return [{"name": name, **shared.get(name, {}), **self.gates.get(name, {})} for name in names]

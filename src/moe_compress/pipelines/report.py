@@ -11,7 +11,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters
+from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, plain
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     CheckpointReference,
@@ -21,8 +21,8 @@ from moe_compress.types import (
     TaskComparison,
 )
 
-MAX_FLIPS = 12
-"""Flipped items shown in a report, alternately lost and gained."""
+STAGES = ("data", "collect", "select", "rewrite", "evaluate", "gates", "release")
+"""The parameter blocks a report shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def draft_report(
         candidate=candidate,
         comparisons=comparisons,
         gate_report=gate_report,
-        parameters=parameters,
+        parameters={name: plain(parameters[name]) for name in STAGES},
         provenance={
             **lineage,
             "plan_digest": plan.digest,
@@ -68,19 +68,18 @@ def draft_report(
 def comparable_plans(
     plan: CompressionPlan, plans: Mapping[str, CompressionPlan], domain: str
 ) -> dict[str, CompressionPlan]:
-    """Return the plans of other domains that were made for the same base model."""
-    base = plan.provenance.get("base_weights_digest")
-    return {
-        name: other
-        for name, other in plans.items()
-        if name != domain and other.provenance.get("base_weights_digest") == base
-    }
+    """Return other domains' plans for the same base model by the same method with as many experts kept."""
+
+    def kind(made: CompressionPlan) -> tuple[object, ...]:
+        return made.provenance.get("base_weights_digest"), made.method, made.new_layout
+
+    return {name: other for name, other in plans.items() if name != domain and kind(other) == kind(plan)}
 
 
 def find_flips(
     baseline: EvaluationResult, candidate: EvaluationResult, domains_folder: Path, domain: str
 ) -> tuple[FlippedItem, ...]:
-    """Return items of the domain that only one of the models answered rightly, with their texts."""
+    """Return the domain's items that only one model answered rightly, alternately lost and gained."""
     from itertools import chain, zip_longest
 
     from moe_compress.evaluation.tasks import read_items
@@ -101,7 +100,7 @@ def find_flips(
     ]
     lost, gained = [f for f in flips if not f.is_gain], [f for f in flips if f.is_gain]
     mixed = chain.from_iterable(zip_longest(lost, gained))
-    return tuple(flip for flip in mixed if flip is not None)[:MAX_FLIPS]
+    return tuple(flip for flip in mixed if flip is not None)
 
 
 def publish(report: CompressionReport, folder: Path) -> Path:
@@ -205,8 +204,8 @@ def create_pipeline() -> Pipeline:
                 draft_report,
                 [
                     "plan",
-                    "baseline_evaluation",
-                    "candidate_evaluation",
+                    "baseline",
+                    "candidate",
                     "comparisons",
                     "gate_report",
                     "gate_docs",

@@ -10,7 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import Field
 
 from moe_compress import methods
-from moe_compress.pipelines.data import text_of
+from moe_compress.pipelines.data import number_rows, text_of
 from moe_compress.pipelines.parameters import CollectParameters, Parameters
 from moe_compress.types import (
     Budget,
@@ -48,13 +48,14 @@ def collect_domains(
     from moe_compress.datasets import RowsDataset
     from moe_compress.families.derive import derive_tensor_map
 
+    methods.load(parameters.compared_method)
     index = read_index(base_model.path)
     layout = derive_tensor_map(index.config, index.shapes).layout
     model, tokenizer = load_resident(base_model.path, collect.device, collect.dtype)
     lineage = base_model.as_provenance()
     statistics = {}
     for domain in parameters.domains:
-        rows = list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load())
+        rows = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
         demonstrations = Demonstrations(
             domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
         )
@@ -95,6 +96,7 @@ def score_all(
     heldout = {
         name: read_texts(domains_folder / name / "heldout.jsonl", parameters.heldout_limit, parameters.seed)
         for name in parameters.domains
+        if (domains_folder / name / "heldout.jsonl").is_file()
     }
     scorer = PlanScorer(
         stock.model,
@@ -103,7 +105,11 @@ def score_all(
         [load_task(name, file, parameters.other_limit, parameters.seed) for name, file in files.items()],
         heldout,
     )
-    return {"base": scorer.score(None, parameters.domains), "plans": dict(score_plans(scorer, plans))}
+    return {
+        "base": scorer.score(None, in_full=parameters.domains),
+        "base_few": scorer.score(None, in_full=()),
+        "plans": dict(score_plans(scorer, plans)),
+    }
 
 
 def write_page(
@@ -115,11 +121,12 @@ def write_page(
 
     def cell(score: Any, domain: str) -> Cell:
         low, high = wilson_interval(score.num_right[domain], score.num_items[domain])
-        perplexity = score.perplexities[domain]
+        perplexity = score.perplexities.get(domain, float("nan"))
         return Cell(score.accuracy(domain), low, high, score.num_items[domain], perplexity)
 
     results = MethodResults(
         base={domain: cell(scores["base"], domain) for domain in parameters.domains},
+        base_few={domain: cell(scores["base_few"], domain) for domain in parameters.domains},
         cells={
             key: {domain: cell(score, domain) for domain in parameters.domains}
             for key, score in scores["plans"].items()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import moe_compress
+from moe_compress import methods
+from moe_compress.errors import DataError, ParameterError
+from moe_compress.gates.decide import parse_gates
+from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
 from moe_compress.types import digest_of
 
 
@@ -27,16 +32,34 @@ def stage_keys(
         base_digest: digest of the base checkpoint's weights and config.
         demonstrations: the domain's demonstrations file.
         domains_folder: holds a folder with benchmark and held-out text per task.
+
+    Raises:
+        DataError: if a task has no benchmark.
     """
     own = parameters["domains"][domain]
     tasks = evaluated_tasks(parameters["evaluate"]["tasks"], domain)
     texts = [file_digest(demonstrations), *_benchmark_digests(domains_folder, tasks)]
     collect = digest_of(
-        [base_digest, texts, parameters["data"], parameters["collect"], source("collection", "families")]
+        [
+            base_digest,
+            texts[0],
+            parameters["data"],
+            parameters["collect"],
+            source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
+            versions("torch", "transformers"),
+        ]
     )
-    select = digest_of([collect, parameters["select"], own.get("select"), source("methods")])
-    rewrite = digest_of([select, parameters["rewrite"], source("checkpoint", "families")])
-    baseline = digest_of([base_digest, texts[1:], parameters["evaluate"], source("evaluation")])
+    select = digest_of([collect, parameters["select"], own.get("select"), source("methods", "pipelines/select.py")])
+    rewrite = digest_of([select, parameters["rewrite"], source("checkpoint", "families", "pipelines/rewrite.py")])
+    baseline = digest_of(
+        [
+            base_digest,
+            texts[1:],
+            parameters["evaluate"],
+            source("evaluation", "pipelines/evaluate.py"),
+            versions("torch", "transformers", "lm-eval"),
+        ]
+    )
     candidate = digest_of([rewrite, baseline])
     run = digest_of([candidate, parameters["gates"], parameters["release"], own, source("gates")])
     return {
@@ -49,12 +72,36 @@ def stage_keys(
     }
 
 
+def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
+    """Check what can be known of a request before the base model is even looked for.
+
+    Raises:
+        ParameterError: if the domain's block has another name, or budget or gates are not well formed.
+        PluginError: if there is no such method.
+    """
+    own = DomainParameters.model_validate(parameters["domains"][domain])
+    if own.name != domain:
+        raise ParameterError(
+            f"domains.{domain}.name is '{own.name}'; a block's name is its key, write name: {domain}"
+        )
+    chosen = own.selection(SelectParameters.model_validate(parameters["select"]))
+    methods.load(chosen.method)
+    chosen.budget.as_budget()
+    parse_gates(own.gate_entries(parameters["gates"]))
+
+
 def evaluated_tasks(tasks: Sequence[str], domain: str) -> tuple[str, ...]:
     """Return the tasks to evaluate, sorted: those asked for, and the domain's own."""
     return tuple(sorted({domain, *tasks}))
 
 
 def _benchmark_digests(folder: Path, tasks: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    missing = [task for task in tasks if not (folder / task / "benchmark.jsonl").is_file()]
+    if missing:
+        raise DataError(
+            f"no benchmark file {folder / missing[0] / 'benchmark.jsonl'}; put it there or take '{missing[0]}' out "
+            "of evaluate.tasks"
+        )
     return [
         (task, file_digest(folder / task / "benchmark.jsonl"), file_digest(folder / task / "heldout.jsonl"))
         for task in tasks
@@ -66,9 +113,19 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
 
 
+def versions(*libraries: str) -> dict[str, str]:
+    """Return the installed versions of libraries whose numbers a stage's output depends on."""
+    return {library: version(library) for library in libraries}
+
+
 @cache
-def source(*packages: str) -> str:
-    """Return a digest of the package's own code that a stage runs, so that a changed method runs again."""
+def source(*places: str) -> str:
+    """Return a digest of the package's own code that a stage runs, so that a changed method runs again.
+
+    Args:
+        places: folders or files of this package.
+    """
     root = Path(moe_compress.__file__).parent
-    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    found = [root / place for place in places]
+    files = sorted(path for place in found for path in (place.rglob("*.py") if place.is_dir() else [place]))
     return digest_of([[str(path.relative_to(root)), file_digest(path)] for path in files])

@@ -128,7 +128,7 @@ def _check_name(model_name: str) -> None:
     if not _MODEL_NAME.fullmatch(model_name):
         raise RegistryError(
             f"{model_name!r} cannot be a model's name; use up to 200 letters, digits, '.', '_' and '-' "
-            "(registry.model_name)"
+            "(registered_model in the domain's block)"
         )
 
 

@@ -40,13 +40,15 @@ class MethodResults:
     """All plans on all domains.
 
     Attributes:
-        base: domain -> the base model's cell.
+        base: domain -> the base model's cell on all items.
+        base_few: domain -> the same on the fewer items that plans made for other domains are asked.
         cells: plan key -> domain measured -> cell.
         plans: plan key -> the plan.
         method: the method whose plans are compared between domains.
     """
 
     base: Mapping[str, Cell]
+    base_few: Mapping[str, Cell]
     cells: Mapping[Key, Mapping[str, Cell]]
     plans: Mapping[Key, CompressionPlan]
     method: str
@@ -68,7 +70,8 @@ class MethodResults:
 
     def kept(self, key: Key, domain: str) -> float:
         """Return the share of the base model's accuracy above chance that a plan keeps; NaN if it has none."""
-        above = self.base[domain].accuracy - CHANCE
+        base = self.base if domain == key[1] else self.base_few
+        above = base[domain].accuracy - CHANCE
         return (self.cells[key][domain].accuracy - CHANCE) / above if above > 0 else float("nan")
 
 

@@ -19,9 +19,9 @@ class Snippet:
 
 def how_to_reproduce(report: CompressionReport) -> str:
     """Return the shell commands that run the same compression again."""
-    commit = report.provenance.get("git_commit")
-    command = report.provenance.get("command") or shlex.join(["kedro", "run", f"--pipeline=prune_{report.domain}"])
-    return f"git checkout {shlex.quote(commit)}\n{command}" if commit else command
+    commit = report.provenance.get("git_commit", "none").removesuffix("+changes")
+    command = report.provenance.get("command") or shlex.join(["kedro", "run", f"--pipelines=prune_{report.domain}"])
+    return f"git checkout {shlex.quote(commit)}\n{command}" if commit != "none" else command
 
 
 def how_to_load(report: CompressionReport, folder: str) -> tuple[Snippet, ...]:

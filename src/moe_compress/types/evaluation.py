@@ -72,7 +72,7 @@ class EvaluationResult:
         perplexities: domain -> perplexity per token on held-out text.
         num_parameters: parameters in the checkpoint.
         num_bytes: bytes of its weight files.
-        tokens_per_second: prefill speed in this run.
+        tokens_per_second: prefill speed, timed beside the other model in the same run; NaN until then.
         provenance: where the result came from.
     """
 
@@ -81,7 +81,7 @@ class EvaluationResult:
     perplexities: Mapping[str, float]
     num_parameters: int
     num_bytes: int
-    tokens_per_second: float
+    tokens_per_second: float = float("nan")
     provenance: Provenance = field(default_factory=dict)
 
     def __post_init__(self) -> None:
