@@ -48,9 +48,7 @@ class RunKeyHooks:
                 )
 
     @hook_impl
-    def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-    ) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Bind the domain's keys to the datasets in its namespace.
 
         Raises:
@@ -109,9 +107,7 @@ class TrackingHooks:
         self._started: dict[str, float] = {}
 
     @hook_impl
-    def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-    ) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
         import mlflow
 
