@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from typing import Protocol, cast
 
-from moe_compress.methods._choose import experts_to_keep, keep_top
+from moe_compress.methods._budget import check_budget, experts_to_keep
+from moe_compress.methods._choose import keep_top
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray
 
-__all__ = ["Method", "available", "experts_to_keep", "load", "plan"]
+__all__ = ["Method", "available", "check_budget", "experts_to_keep", "load", "plan"]
 
 
 class Method(Protocol):
@@ -40,12 +41,12 @@ def load(name: str) -> Method:
 
 
 def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> CompressionPlan:
-    """Return the plan of method `name` that keeps the experts with the highest scores in each layer.
+    """Return the plan of method `name` that keeps the experts with the highest scores.
 
     Args:
         name: the method.
         statistics: one domain's sums.
-        budget: how many experts a layer keeps.
+        budget: how many experts stay.
         seed: breaks ties, and draws for methods that draw.
 
     Raises:
