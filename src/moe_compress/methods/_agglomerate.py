@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf, isinf
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from moe_compress.errors import ParameterError
@@ -118,25 +119,34 @@ def agglomerate(
         seed: of the draw that orders ties.
         squared_EE: `||phi_i - phi_j||^2`; needed when `tau` is finite.
         tau: the adaptive threshold (6); infinite refuses nothing.
+
+    Raises:
+        ParameterError: if a finite threshold comes without distances.
     """
-    order = np.random.default_rng(list(seed)).permutation(len(affinity_EE))
+    if squared_EE is None and not isinf(tau):
+        raise ParameterError(f"the threshold tau={tau} needs distances to compare; give squared_EE (c_prune)")
+    count = len(affinity_EE)
+    order = np.random.default_rng(list(seed)).permutation(count)
     linkage = affinity_EE[np.ix_(order, order)].astype(np.float64)
-    clusters = {slot: [int(expert)] for slot, expert in enumerate(order)}
+    distance = _Distances(None if squared_EE is None else squared_EE[np.ix_(order, order)], tau)
+    slot_E = np.arange(count)  # the cluster of each expert, in the order drawn; the lower slot lives on
     # A pair counts once, above the diagonal; argmax takes the first of equals, in the order drawn.
-    candidates = np.where(np.triu(np.ones_like(linkage, dtype=bool), 1), linkage, -inf)
-    while len(clusters) > num_clusters:
-        first, second = divmod(int(candidates.argmax()), len(order))
+    upper = np.triu(np.ones_like(linkage, dtype=bool), 1)
+    candidates = np.where(upper & distance.allowed_pairs(count), linkage, -inf)
+    for _ in range(count - num_clusters):
+        first, second = divmod(int(candidates.argmax()), count)
         if candidates[first, second] == -inf:
             break
-        if _refuses(clusters[first] + clusters[second], squared_EE, tau):
-            candidates[first, second] = -inf
-            continue
-        _merge(linkage, first, second, len(clusters[first]), len(clusters[second]))
-        clusters[first] += clusters.pop(second)
+        _merge(linkage, first, second, int((slot_E == first).sum()), int((slot_E == second).sum()))
+        slot_E[slot_E == second] = first
         candidates[second, :] = candidates[:, second] = -inf
-        others = np.array([slot for slot in clusters if slot != first], dtype=np.int64)
-        candidates[np.minimum(others, first), np.maximum(others, first)] = linkage[first, others]
-    return tuple(sorted(tuple(sorted(members)) for members in clusters.values()))
+        others = np.setdiff1d(slot_E, [first])
+        allowed = distance.merge(first, second, slot_E)[others]
+        candidates[np.minimum(others, first), np.maximum(others, first)] = np.where(
+            allowed, linkage[first, others], -inf
+        )
+    members = (order[slot_E == slot] for slot in np.unique(slot_E))
+    return tuple(sorted(tuple(sorted(cluster.tolist())) for cluster in members))
 
 
 def _merge(linkage: FloatArray, first: int, second: int, size_first: int, size_second: int) -> None:
@@ -145,10 +155,41 @@ def _merge(linkage: FloatArray, first: int, second: int, size_first: int, size_s
     linkage[first, :] = linkage[:, first] = merged
 
 
-def _refuses(members: list[int], squared_EE: FloatArray | None, tau: float) -> bool:
-    if squared_EE is None or isinf(tau):
-        return False
-    return bool(np.sqrt(_squared_to_center(squared_EE, members, members).max()) > tau)
+class _Distances:
+    """Which merges the threshold allows (5), kept up to date with sums of squared distances.
+
+    Attributes:
+        sums_CE: `sum_{j in c} ||x - x_j||^2` for each cluster's slot and expert; None when all are allowed.
+    """
+
+    def __init__(self, squared_EE: FloatArray | None, tau: float) -> None:
+        self.tau = tau
+        self.sums_CE = None if squared_EE is None or isinf(tau) else squared_EE.copy()
+
+    def allowed_pairs(self, count: int) -> NDArray[np.bool_]:
+        """Return which single experts may merge; each is half their distance from their centre."""
+        if self.sums_CE is None:
+            return np.ones((count, count), dtype=bool)
+        return np.asarray(np.sqrt(self.sums_CE) / 2 <= self.tau)
+
+    def merge(self, first: int, second: int, slot_E: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return per slot whether it may merge with `first`, which has just taken in `second`.
+
+        The farthest member of a union of n experts is at `max_x sum_j ||x - x_j||^2 / n - sum_xj / (2 n^2)`.
+        """
+        count = len(slot_E)
+        if self.sums_CE is None:
+            return np.ones(count, dtype=bool)
+        self.sums_CE[first] += self.sums_CE[second]
+        to_first_E, to_own_E = self.sums_CE[first], self.sums_CE[slot_E, np.arange(count)]
+        inside = slot_E == first
+        farthest_C = (to_first_E[inside] + self.sums_CE[:, inside]).max(axis=1)
+        np.maximum.at(farthest_C, slot_E[~inside], (to_first_E + to_own_E)[~inside])
+        within_C = np.bincount(slot_E, to_own_E, minlength=count)
+        total_C = within_C[first] + 2 * np.bincount(slot_E, to_first_E, minlength=count) + within_C
+        size_C = np.bincount(slot_E, minlength=count) + inside.sum()
+        squared_C = farthest_C / size_C - total_C / (2 * size_C**2)
+        return np.asarray(np.sqrt(np.maximum(squared_C, 0.0)) <= self.tau)
 
 
 def _squared_to_center(squared_EE: FloatArray, experts: Sequence[int], members: Sequence[int]) -> FloatArray:
