@@ -82,7 +82,7 @@ def test_fewest_votes_come_first_and_equal_ones_by_expert():
 def test_the_cap_follows_the_published_floor_division():
     # Layers 0 and 1 of 10 experts, expert 9 of each pruned before: 1 // 0.1 = 9, 9 * 0.9 = 8.1, so the cap is 8.
     # All 9 of layer 0 have no vote and the 9 of layer 1 have one each; half of 18 is layer 0's nine.
-    # 9 + 1 is more than 8, so the first 8 of the nine go, and expert 8 stays.
+    # The global stage takes the first 8 of the nine, and the last in order of votes stays.
     alone = [(label, 0.0) for label in range(9, 18)]
     # One cluster of 9 with p = 9 / 10 at rate 0.5: 0.5 + 0.6 * (exp(-0.4) - exp(0.4) / (exp(0.4) + exp(-0.4)))
     # = 0.488, times 0.5 times 9 = 2.2: two votes each batch; ties by distance give layer 0's experts 0 and 1.

@@ -141,11 +141,10 @@ def prune_over_layers(
 def _cap(more: list[int], already: int, layer_rate: float) -> list[int]:
     """Return what the global stage may take of one layer, fewest votes first.
 
-    As in the published code, a layer that would lose more than the cap in all loses up to the cap to the global
-    stage alone, and the cap follows from a floating-point floor division: 6 // 0.1 is 59, which gives 53.
+    As in the published code, the cap holds for the global stage alone, so that both stages together may exceed
+    it, and it follows from a floating-point floor division: 6 // 0.1 is 59, which gives 53.
     """
-    cap = int(already // layer_rate * MAX_SHARE)
-    return more[:cap] if len(more) + already > cap else more
+    return more[: int(already // layer_rate * MAX_SHARE)]
 
 
 def _check_rate(name: str, rate: float) -> None:
