@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,18 @@ def sum_slowly(observed, term):
     return sums
 
 
+def sum_probabilities_slowly():
+    """Add each token's softmax over all experts, routed or not, one number at a time."""
+    logits = np.random.default_rng(11).normal(size=(LAYERS, TOKENS, EXPERTS))
+    sums = np.zeros((LAYERS, EXPERTS))
+    for layer in range(LAYERS):
+        for token in range(TOKENS):
+            total = sum(exp(logit) for logit in logits[layer, token])
+            for expert in range(EXPERTS):
+                sums[layer, expert] += exp(logits[layer, token, expert]) / total
+    return sums
+
+
 def statistics_of(observed):
     sums = {
         "count": sum_slowly(observed, lambda g, n, s: 1.0),
@@ -42,6 +56,7 @@ def statistics_of(observed):
         "gate_norm": sum_slowly(observed, lambda g, n, s: g * n),
         "gate_norm_change": sum_slowly(observed, lambda g, n, s: g * n * s),
         "gate_change": sum_slowly(observed, lambda g, n, s: g * s),
+        "router_probability": sum_probabilities_slowly(),
     }
     layout = MoELayout(tuple(range(LAYERS)), (EXPERTS,) * LAYERS, TOP_K)
     return ExpertStatistics("toy", layout, sums, TOKENS)
@@ -74,8 +89,22 @@ def test_reap_is_the_mean_over_an_experts_own_tokens(observed):
             assert scores[layer, expert] == pytest.approx(expected)
 
 
+def test_seer_is_the_summed_softmax(observed):
+    scores = methods.load("seer").score(statistics_of(observed), seed=0)
+    np.testing.assert_allclose(scores, sum_probabilities_slowly(), rtol=1e-12)
+
+
+def test_seer_over_all_layers_is_the_ranking_of_its_sums_as_they_are(observed):
+    statistics = statistics_of(observed)
+    plan = methods.plan("seer", statistics, Budget(fraction_dropped=0.5, scope="global"), seed=0)
+    sums = statistics["router_probability"]
+    best = sorted(np.ndindex(sums.shape), key=lambda place: -sums[place])[: LAYERS * EXPERTS // 2]
+    assert min(map(len, plan.kept)) > TOP_K  # the floor is out of play
+    assert {(layer, expert) for layer, kept in enumerate(plan.kept) for expert in kept} == set(best)
+
+
 def test_every_method_is_covered_here():
-    assert set(methods.available()) == {*EQUATIONS, "reap", "random"}
+    assert set(methods.available()) == {*EQUATIONS, "reap", "random", "seer"}
 
 
 def test_random_is_repeatable_and_differs_by_seed_and_layer(observed):
@@ -96,14 +125,16 @@ def test_budget_is_met_exactly_and_the_best_stay(name, observed):
         assert min(plan.scores[layer, list(kept)]) >= max(plan.scores[layer, list(dropped)])
 
 
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
 @pytest.mark.parametrize("name", methods.available())
-def test_keeping_all_is_the_identity(name, observed):
-    plan = methods.plan(name, statistics_of(observed), Budget(fraction_dropped=0.0), seed=3)
+def test_keeping_all_is_the_identity(name, scope, observed):
+    plan = methods.plan(name, statistics_of(observed), Budget(fraction_dropped=0.0, scope=scope), seed=3)
     assert plan.kept == (tuple(range(EXPERTS)),) * LAYERS
 
 
-@pytest.mark.parametrize("name", sorted(EQUATIONS))
-def test_permuting_experts_permutes_the_plan(name, observed):
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+@pytest.mark.parametrize("name", sorted({*EQUATIONS, "reap", "seer"}))
+def test_permuting_experts_permutes_the_plan(name, scope, observed):
     statistics = statistics_of(observed)
     order = np.random.default_rng(0).permutation(EXPERTS)
     permuted = ExpertStatistics(
@@ -114,8 +145,9 @@ def test_permuting_experts_permutes_the_plan(name, observed):
     if name == "frequency":  # counts tie, and ties are broken by a draw that does not follow the experts
         np.testing.assert_array_equal(methods.load(name).score(permuted, 0), scores[:, order])
         return
-    kept = methods.plan(name, statistics, Budget(experts_per_layer=4), 0).kept
-    kept_permuted = methods.plan(name, permuted, Budget(experts_per_layer=4), 0).kept
+    budget = Budget(experts_per_layer=4, scope=scope)
+    kept = methods.plan(name, statistics, budget, 0).kept
+    kept_permuted = methods.plan(name, permuted, budget, 0).kept
     assert [set(order[list(row)]) for row in kept_permuted] == [set(row) for row in kept]
 
 

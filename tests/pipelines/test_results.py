@@ -11,7 +11,7 @@ def test_one_command_writes_the_table(project):
     assert result.exit_code == 0, result.output
     page = (project.folder / "docs/results/methods.md").read_text()
     assert "## Half of the experts kept" in page and "## A quarter of the experts kept" in page
-    # A heading, a rule and nine methods, for each of two budgets.
+    # A heading, a rule and ten methods, for each of two budgets.
     assert page.count("| `easy_ep` |") == page.count("| `random` |") == 2
     for figure in ("overlap-50.png", "overlap-25.png"):
         assert f"({figure})" in page

@@ -40,6 +40,14 @@ def assert_refused(project, result, *parts):
             ["select.budget.experts_per_layer=17", "select.budget.fraction_dropped=null"],
             ["layer 1 would keep 17 experts, but it has 16"],
         ),
+        (
+            ["select.budget.scope=global"],
+            ["select.budget.scope is 'global'", "rewrite.layout 'uniform'", "set select.budget.scope to per_layer"],
+        ),
+        (
+            ["select.budget.fraction_dropped=0", "select.budget.multiple_of=10"],
+            ["layer 1 would keep 20 experts to reach a multiple of 10, but it has 16"],
+        ),
         (["select.metod=reap"], ["select.metod", "is not a parameter"]),
         (["slect.method=reap"], ["--params names 'slect'", "did you mean 'select'"]),
         (["collect.batch_size=0"], ["collect.batch_size", "greater than or equal to 1"]),

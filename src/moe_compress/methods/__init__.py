@@ -1,19 +1,24 @@
 """One published method a file: `methods/easy_ep.py` is method `easy_ep`, found by its file name.
 
 A method file has `STATISTICS`, the names of the sums it needs, and
-`score(statistics, seed) -> float64 [L, E]`, higher is better. `methods.plan` turns any of them into a plan.
+`score(statistics, seed) -> float64 [L, E]`, higher is better. `methods.plan` turns any of them into a plan for
+one domain, `methods.plan_mixed` for several.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Protocol, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol, cast
 
-from moe_compress.methods._choose import experts_to_keep, keep_top
+from moe_compress.methods._budget import check_budget, experts_to_keep
+from moe_compress.methods._choose import choose_groups, keep_top
+from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray
 
-__all__ = ["Method", "available", "experts_to_keep", "load", "plan"]
+__all__ = ["Method", "available", "check_budget", "experts_to_keep", "load", "plan", "plan_mixed"]
 
 
 class Method(Protocol):
@@ -40,12 +45,12 @@ def load(name: str) -> Method:
 
 
 def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> CompressionPlan:
-    """Return the plan of method `name` that keeps the experts with the highest scores in each layer.
+    """Return the plan of method `name` that keeps the experts with the highest scores.
 
     Args:
         name: the method.
         statistics: one domain's sums.
-        budget: how many experts a layer keeps.
+        budget: how many experts stay.
         seed: breaks ties, and draws for methods that draw.
 
     Raises:
@@ -55,3 +60,43 @@ def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> 
     """
     scores_LE = load(name).score(statistics, seed)
     return keep_top(name, scores_LE, statistics, budget, seed)
+
+
+def plan_mixed(
+    name: str,
+    statistics: Sequence[ExpertStatistics],
+    budget: Budget,
+    seed: int,
+    weights: Mapping[str, float] | Literal["max_min"] | None = None,
+) -> CompressionPlan:
+    """Return the plan of method `name` for several domains at once, from statistics collected one by one.
+
+    Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains).
+
+    Args:
+        name: the method.
+        statistics: one per domain, in any order.
+        budget: how many experts stay.
+        seed: breaks ties, and draws for methods that draw.
+        weights: domain -> weight, 1 where none is given; None weighs all the same; `max_min` finds the weights
+            that cover the worst covered domain best.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the budget does not fit the layout, or a weight does not fit the domains.
+        StatisticsError: if statistics do not belong together, or a sum the method needs was not collected.
+    """
+    ordered = sort_domains(statistics)
+    domains, layout = [each.domain for each in ordered], ordered[0].layout
+    scores = [load(name).score(each, seed) for each in ordered]
+
+    def plan_scores(mixed_LE: FloatArray) -> CompressionPlan:
+        return CompressionPlan(layout, choose_groups(mixed_LE, layout, budget, seed), name, mixed_LE)
+
+    if weights == "max_min":
+        chosen = max_min_weights(scores, layout, plan_scores)
+    else:
+        chosen = given_weights(domains, weights)
+    described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
+    mixed = plan_scores(mix_scores(scores, chosen, layout))
+    return replace(mixed, provenance={"domains": "+".join(domains), "domain_weights": described})

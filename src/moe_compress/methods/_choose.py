@@ -1,11 +1,12 @@
-"""From scores to a plan: keep the highest of each layer, breaking ties without regard to expert ids."""
+"""From scores to a plan: keep the highest, breaking ties without regard to expert ids."""
 
 import numpy as np
 
-from moe_compress.errors import ParameterError
+from moe_compress.methods._budget import experts_to_keep, share_out
 from moe_compress.types import (
     Budget,
     CompressionPlan,
+    ExpertGroup,
     ExpertStatistics,
     FloatArray,
     MoELayout,
@@ -13,52 +14,42 @@ from moe_compress.types import (
 )
 
 
-def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
-    """Return how many experts each layer keeps, length L.
-
-    Raises:
-        ParameterError: if a layer would keep fewer than the router picks, or more than it has.
-    """
-    return tuple(
-        _check(_count(budget, experts), layer, experts, layout.top_k)
-        for layer, experts in zip(layout.layers, layout.num_experts, strict=True)
-    )
-
-
-def _count(budget: Budget, num_experts: int) -> int:
-    if budget.experts_per_layer is not None:
-        return budget.experts_per_layer
-    return num_experts - int(num_experts * (budget.fraction_dropped or 0.0) + 1e-9)
-
-
-def _check(keep: int, layer: int, num_experts: int, top_k: int) -> int:
-    if keep < top_k:
-        raise ParameterError(
-            f"layer {layer} would keep {keep} experts, but the router picks top_k={top_k} per token; "
-            f"keep at least {top_k} (select.budget)"
-        )
-    if keep > num_experts:
-        raise ParameterError(
-            f"layer {layer} would keep {keep} experts, but it has {num_experts}; "
-            f"keep at most {num_experts} (select.budget)"
-        )
-    return keep
-
-
 def keep_top(
     method: str, scores_LE: FloatArray, statistics: ExpertStatistics, budget: Budget, seed: int
 ) -> CompressionPlan:
-    """Return the plan that keeps each layer's highest scores (EASY-EP's top-M of each layer)."""
-    layout = statistics.layout
-    keep = experts_to_keep(budget, layout)
-    groups = tuple(
-        pruning_groups(rank(scores_LE[row, :experts], layer, seed)[: keep[row]].tolist())
-        for row, (layer, experts) in enumerate(zip(layout.layers, layout.num_experts, strict=True))
-    )
-    return CompressionPlan(layout, groups, method, scores_LE, statistics.provenance)
+    """Return the plan that keeps the highest scores the budget has room for."""
+    groups = choose_groups(scores_LE, statistics.layout, budget, seed)
+    return CompressionPlan(statistics.layout, groups, method, scores_LE, statistics.provenance)
+
+
+def choose_groups(
+    scores_LE: FloatArray, layout: MoELayout, budget: Budget, seed: int
+) -> tuple[tuple[ExpertGroup, ...], ...]:
+    """Return one group per kept expert and layer: each layer's highest scores (EASY-EP's top-M).
+
+    A `per_layer` budget keeps the same number of each layer; a `global` one compares the experts' shares of
+    their layers' scores over all layers.
+
+    Raises:
+        ParameterError: if the layout cannot meet the budget.
+    """
+    rows = [scores_LE[row, :experts] for row, experts in enumerate(layout.num_experts)]
+    order = [rank(row, layer, seed) for row, layer in zip(rows, layout.layers, strict=True)]
+    if budget.scope == "global":
+        sorted_shares = [share_of_layer(row[best]) for row, best in zip(rows, order, strict=True)]
+        keep = share_out(sorted_shares, budget, layout, seed)
+    else:
+        keep = experts_to_keep(budget, layout)
+    return tuple(pruning_groups(best[:count].tolist()) for best, count in zip(order, keep, strict=True))
 
 
 def rank(scores_E: FloatArray, layer: int, seed: int) -> np.ndarray:
     """Return expert ids from highest to lowest score; equal scores are ordered by a seeded draw."""
     tie_break_E = np.random.default_rng([seed, layer]).permutation(len(scores_E))
     return np.lexsort((tie_break_E, -scores_E))
+
+
+def share_of_layer(scores_E: FloatArray) -> FloatArray:
+    """Return each expert's share of its layer's summed score; equal shares in a layer without any score."""
+    total = np.sort(scores_E).sum()  # sorted, so that the order of the experts does not touch the last digit
+    return scores_E / total if total > 0 else np.full(len(scores_E), 1 / len(scores_E))

@@ -10,15 +10,15 @@ import numpy as np
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
-from moe_compress.errors import DataError
+from moe_compress.errors import DataError, ParameterError
 from moe_compress.gates.demonstrations import (
     DemonstrationLimits,
     DemonstrationSet,
     check_demonstrations,
 )
-from moe_compress.pipelines.parameters import DataParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.parameters import DataParameters, DomainParameters, RewriteParameters, SelectParameters
 from moe_compress.pipelines.run_keys import file_digest
-from moe_compress.types import CheckpointReference, Demonstrations, MoELayout, digest_of
+from moe_compress.types import Budget, CheckpointReference, Demonstrations, MoELayout, digest_of
 
 TEXT = "Question: {question}\nAnswer: {answer}"
 """How a demonstration reads to the model; the benchmark asks in the same form."""
@@ -26,25 +26,42 @@ TEXT = "Question: {question}\nAnswer: {answer}"
 Row = dict[str, Any]
 
 
-def check_request(base_model: CheckpointReference, select: SelectParameters, own: DomainParameters) -> MoELayout:
+def check_request(
+    base_model: CheckpointReference, select: SelectParameters, own: DomainParameters, rewrite: RewriteParameters
+) -> MoELayout:
     """Return the base model's layout, after checking that method and budget fit it; reads names only.
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the budget does not fit.
+        ParameterError: if the budget does not fit the model, or the layout it is to be written with.
         UnsupportedModelError: if the architecture's experts cannot be told.
     """
     chosen = own.selection(select)
     methods.load(chosen.method)
     budget = chosen.budget.as_budget()
+    refuse_uneven_layers(budget, rewrite)
 
     from moe_compress.checkpoint.index import read_index
     from moe_compress.families.derive import derive_tensor_map
 
     index = read_index(base_model.path)
     layout = derive_tensor_map(index.config, index.shapes).layout
-    methods.experts_to_keep(budget, layout)
+    methods.check_budget(budget, layout)
     return layout
+
+
+def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
+    """Check that what the budget chooses can be written.
+
+    Raises:
+        ParameterError: if it gives layers of different size and they are to be written as one.
+    """
+    if budget.scope == "global":
+        raise ParameterError(
+            "select.budget.scope is 'global', which keeps more experts in some layers than in others, but "
+            f"rewrite.layout '{rewrite.layout}' writes one number for all and layouts that write uneven layers "
+            "do not exist yet; set select.budget.scope to per_layer"
+        )
 
 
 def prepare_demonstrations(
@@ -147,7 +164,7 @@ def record_lineage(
     benchmark = folder / "benchmark.jsonl"
     log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
     chosen = own.selection(select)
-    budget = {name: value for name, value in chosen.budget.model_dump().items() if value is not None}
+    budget = chosen.budget.model_dump(exclude_defaults=True)
     return {
         **base_model.as_provenance(),
         "domain": own.name,
@@ -169,7 +186,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 check_request,
-                ["base_model", "params:select", "params:domain"],
+                ["base_model", "params:select", "params:domain", "params:rewrite"],
                 "layout",
                 name="check_request",
             ),

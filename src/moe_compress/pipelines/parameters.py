@@ -45,14 +45,16 @@ class CollectParameters(Parameters):
 
 
 class BudgetParameters(Parameters):
-    """How many experts a layer keeps; exactly one of the two."""
+    """How many experts stay, exactly one of the first two, and where they compete."""
 
     experts_per_layer: int | None = None
     fraction_dropped: float | None = None
+    scope: Literal["per_layer", "global"] = "per_layer"
+    multiple_of: int = Field(1, ge=1, description="each layer keeps a multiple of this, rounded up")
 
     def as_budget(self) -> Budget:
         """Return the budget as the methods take it."""
-        return Budget(self.experts_per_layer, self.fraction_dropped)
+        return Budget(self.experts_per_layer, self.fraction_dropped, self.scope, self.multiple_of)
 
 
 class SelectParameters(Parameters):

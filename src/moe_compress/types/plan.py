@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from moe_compress.errors import ParameterError, PlanError
 from moe_compress.types.identity import FloatArray, Provenance, digest_of
@@ -12,15 +13,19 @@ from moe_compress.types.layout import MoELayout
 
 @dataclass(frozen=True)
 class Budget:
-    """How many experts a layer keeps, said one way or the other.
+    """How many experts stay, said one way or the other, and where they compete.
 
     Attributes:
-        experts_per_layer: experts kept in every layer.
-        fraction_dropped: share of each layer's experts that goes, in [0, 1); what is dropped rounds down.
+        experts_per_layer: experts kept in every layer; with scope `global`, on average.
+        fraction_dropped: share of the experts that goes, in [0, 1); what is dropped rounds down.
+        scope: `per_layer` gives each layer the same, `global` shares the total out by one ranking of all layers.
+        multiple_of: each layer keeps a multiple of this, as some engines want; what is kept rounds up to it.
     """
 
     experts_per_layer: int | None = None
     fraction_dropped: float | None = None
+    scope: Literal["per_layer", "global"] = "per_layer"
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         if (self.experts_per_layer is None) == (self.fraction_dropped is None):
@@ -32,6 +37,10 @@ class Budget:
             raise ParameterError(
                 f"select.budget.fraction_dropped is {self.fraction_dropped}; give a share of at least 0 and below 1"
             )
+        if self.scope not in ("per_layer", "global"):
+            raise ParameterError(f"select.budget.scope is '{self.scope}'; give per_layer or global")
+        if self.multiple_of < 1:
+            raise ParameterError(f"select.budget.multiple_of is {self.multiple_of}; give at least 1")
 
 
 @dataclass(frozen=True)

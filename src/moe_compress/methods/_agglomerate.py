@@ -1,0 +1,253 @@
+"""C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (13).
+
+Not a method to choose by name yet: it needs every expert's mean output on the same inputs (4), which collection
+does not provide. scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
+written out here; without ties and refusals both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isinf
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from moe_compress.errors import ParameterError
+from moe_compress.types import ExpertGroup, FloatArray
+
+Cluster = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Agglomeration:
+    """How one layer's experts are grouped and merged.
+
+    Attributes:
+        num_clusters: when merging stops: `E - r`, or a fixed count.
+        alpha: sensitivity of the affinity to similarity (7).
+        delta: standard deviations in the adaptive threshold (6); None refuses no merge.
+        radius: the pruning radius zeta (11); members farther from every centre are dropped. Infinite drops none.
+        gamma: sharpness of the merge weights (12); infinite keeps the best member alone, which is pruning.
+    """
+
+    num_clusters: int
+    alpha: float = 1.0
+    delta: float | None = None
+    radius: float = inf
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_clusters < 1:
+            raise ParameterError(f"num_clusters is {self.num_clusters}; ask for at least 1 cluster (c_prune)")
+        if not self.gamma >= 0:
+            raise ParameterError(f"gamma is {self.gamma}; give a number of at least 0 (c_prune)")
+        if not self.radius >= 0:
+            raise ParameterError(f"radius is {self.radius}; give a distance of at least 0 (c_prune)")
+
+
+def clusters_left(num_experts: int, layer_rate: float) -> int:
+    """Return `E - r`, the clusters left at a rate, with `r = round(layer_rate * E)`."""
+    return num_experts - round(layer_rate * num_experts)
+
+
+def group_experts(
+    embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]
+) -> tuple[ExpertGroup, ...]:
+    """Return one layer's groups with merge weights, ordered by smallest member.
+
+    Args:
+        embeddings_ED: `phi(f_i)` (4), each expert's mean output on the same inputs.
+        settings: how to group and merge.
+        seed: breaks ties; the run's seed and the layer.
+    """
+    squared_EE = squared_distances(embeddings_ED)
+    tau = inf if settings.delta is None else adaptive_threshold(embeddings_ED, settings.delta)
+    affinity_EE = affinity(embeddings_ED, settings.alpha)
+    clusters = agglomerate(affinity_EE, settings.num_clusters, seed, squared_EE, tau)
+    near = drop_far_members(clusters, squared_EE, settings.radius, seed)
+    groups = (merge_group(embeddings_ED, members, settings.alpha, settings.gamma, seed) for members in near)
+    return tuple(sorted(groups, key=lambda group: group.members))
+
+
+def affinity(embeddings_ED: FloatArray, alpha: float) -> FloatArray:
+    """Return `A_ij = sigmoid(alpha cos(phi_i, phi_j))` (7), float64 `[E, E]`; cos is 0 where an output is 0."""
+    unit_ED = _unit(embeddings_ED)
+    cosine_EE = unit_ED @ unit_ED.T
+    return np.asarray(expit(alpha * (cosine_EE + cosine_EE.T) / 2), dtype=np.float64)
+
+
+def adaptive_threshold(embeddings_ED: FloatArray, delta: float) -> float:
+    """Return `tau = mean_i ||phi_i - phi_bar|| + delta sigma` (6).
+
+    The paper does not define sigma, "the embedding standard deviation"; here it is
+    `sqrt(mean_i ||phi_i - phi_bar||^2)`.
+    """
+    distances_E = np.linalg.norm(embeddings_ED - embeddings_ED.mean(axis=0), axis=1)
+    return float(distances_E.mean() + delta * np.sqrt(np.mean(distances_E**2)))
+
+
+def squared_distances(embeddings_ED: FloatArray) -> FloatArray:
+    """Return `||phi_i - phi_j||^2`, float64 `[E, E]`."""
+    norms_E = np.sum(embeddings_ED**2, axis=1)
+    products_EE = embeddings_ED @ embeddings_ED.T
+    squared_EE = norms_E[:, None] + norms_E[None, :] - (products_EE + products_EE.T)
+    np.fill_diagonal(squared_EE, 0.0)
+    return np.asarray(np.maximum(squared_EE, 0.0), dtype=np.float64)
+
+
+def agglomerate(
+    affinity_EE: FloatArray,
+    num_clusters: int,
+    seed: Sequence[int],
+    squared_EE: FloatArray | None = None,
+    tau: float = inf,
+) -> tuple[Cluster, ...]:
+    """Return clusters of experts, members ascending: the paper's steps 1 to 3, equations (5) and (8) to (10).
+
+    Every expert starts alone; the pair of clusters with the highest affinity merges, and the affinity of the
+    merged cluster is the mean of its parts', weighted by their sizes. Equal affinities are ordered by a seeded
+    draw of the experts. A merge is refused when it would put an expert farther than `tau` from the centre (5); a
+    refused pair is tried again only once one of the two has changed. When all pairs are refused, more clusters
+    are left than asked for.
+
+    Args:
+        affinity_EE: `A_ij` (7), symmetric.
+        num_clusters: when to stop.
+        seed: of the draw that orders ties.
+        squared_EE: `||phi_i - phi_j||^2`; needed when `tau` is finite.
+        tau: the adaptive threshold (6); infinite refuses nothing.
+
+    Raises:
+        ParameterError: if a finite threshold comes without distances.
+    """
+    if squared_EE is None and not isinf(tau):
+        raise ParameterError(f"the threshold tau={tau} needs distances to compare; give squared_EE (c_prune)")
+    count = len(affinity_EE)
+    order = np.random.default_rng(list(seed)).permutation(count)
+    linkage = affinity_EE[np.ix_(order, order)].astype(np.float64)
+    distance = _Distances(None if squared_EE is None else squared_EE[np.ix_(order, order)], tau)
+    slot_E = np.arange(count)  # the cluster of each expert, in the order drawn; the lower slot lives on
+    # A pair counts once, above the diagonal; argmax takes the first of equals, in the order drawn.
+    upper = np.triu(np.ones_like(linkage, dtype=bool), 1)
+    candidates = np.where(upper & distance.allowed_pairs(count), linkage, -inf)
+    for _ in range(count - num_clusters):
+        first, second = divmod(int(candidates.argmax()), count)
+        if candidates[first, second] == -inf:
+            break
+        _merge(linkage, first, second, int((slot_E == first).sum()), int((slot_E == second).sum()))
+        slot_E[slot_E == second] = first
+        candidates[second, :] = candidates[:, second] = -inf
+        others = np.setdiff1d(slot_E, [first])
+        allowed = distance.merge(first, second, slot_E)[others]
+        candidates[np.minimum(others, first), np.maximum(others, first)] = np.where(
+            allowed, linkage[first, others], -inf
+        )
+    members = (order[slot_E == slot] for slot in np.unique(slot_E))
+    return tuple(sorted(tuple(sorted(cluster.tolist())) for cluster in members))
+
+
+def _merge(linkage: FloatArray, first: int, second: int, size_first: int, size_second: int) -> None:
+    """Write the merged cluster's affinities (10) over the first one's."""
+    merged = (size_first * linkage[first] + size_second * linkage[second]) / (size_first + size_second)
+    linkage[first, :] = linkage[:, first] = merged
+
+
+class _Distances:
+    """Which merges the threshold allows (5), kept up to date with sums of squared distances.
+
+    Attributes:
+        sums_CE: `sum_{j in c} ||x - x_j||^2` for each cluster's slot and expert; None when all are allowed.
+    """
+
+    def __init__(self, squared_EE: FloatArray | None, tau: float) -> None:
+        self.tau = tau
+        self.sums_CE = None if squared_EE is None or isinf(tau) else squared_EE.copy()
+
+    def allowed_pairs(self, count: int) -> NDArray[np.bool_]:
+        """Return which single experts may merge; each is half their distance from their centre."""
+        if self.sums_CE is None:
+            return np.ones((count, count), dtype=bool)
+        return np.asarray(np.sqrt(self.sums_CE) / 2 <= self.tau)
+
+    def merge(self, first: int, second: int, slot_E: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return per slot whether it may merge with `first`, which has just taken in `second`.
+
+        The farthest member of a union of n experts is at `max_x sum_j ||x - x_j||^2 / n - sum_xj / (2 n^2)`.
+        """
+        count = len(slot_E)
+        if self.sums_CE is None:
+            return np.ones(count, dtype=bool)
+        self.sums_CE[first] += self.sums_CE[second]
+        to_first_E, to_own_E = self.sums_CE[first], self.sums_CE[slot_E, np.arange(count)]
+        inside = slot_E == first
+        farthest_C = (to_first_E[inside] + self.sums_CE[:, inside]).max(axis=1)
+        np.maximum.at(farthest_C, slot_E[~inside], (to_first_E + to_own_E)[~inside])
+        within_C = np.bincount(slot_E, to_own_E, minlength=count)
+        total_C = within_C[first] + 2 * np.bincount(slot_E, to_first_E, minlength=count) + within_C
+        size_C = np.bincount(slot_E, minlength=count) + inside.sum()
+        squared_C = farthest_C / size_C - total_C / (2 * size_C**2)
+        return np.asarray(np.sqrt(np.maximum(squared_C, 0.0)) <= self.tau)
+
+
+def _squared_to_center(squared_EE: FloatArray, experts: Sequence[int], members: Sequence[int]) -> FloatArray:
+    """Return the experts' squared distances to the members' centre, from distances between experts alone.
+
+    `||x - mu||^2 = mean_j ||x - x_j||^2 - mean_jk ||x_j - x_k||^2 / 2`.
+    """
+    to_members = squared_EE[np.ix_(experts, members)].mean(axis=1)
+    within = squared_EE[np.ix_(members, members)].mean() / 2
+    return np.asarray(np.maximum(to_members - within, 0.0), dtype=np.float64)
+
+
+def drop_far_members(
+    clusters: Sequence[Cluster], squared_EE: FloatArray, radius: float, seed: Sequence[int]
+) -> tuple[Cluster, ...]:
+    """Return the clusters without the experts farther than `radius` from every cluster's centre (11).
+
+    The member nearest its own centre always stays, so that no cluster vanishes; equally near ones are ordered
+    by a seeded draw. The paper does not say what becomes of a cluster that would lose all its members.
+    """
+    experts = range(len(squared_EE))
+    to_centers = np.sqrt([_squared_to_center(squared_EE, experts, members) for members in clusters])
+    near_E = to_centers.min(axis=0) <= radius
+    draw_E = np.random.default_rng(list(seed)).permutation(len(squared_EE))
+    kept = []
+    for members, to_center_E in zip(clusters, to_centers, strict=True):
+        nearest = min(members, key=lambda expert: (to_center_E[expert], draw_E[expert]))
+        kept.append(tuple(expert for expert in members if near_E[expert] or expert == nearest))
+    return tuple(kept)
+
+
+def merge_group(
+    embeddings_ED: FloatArray, members: Cluster, alpha: float, gamma: float, seed: Sequence[int]
+) -> ExpertGroup:
+    """Return the members with `w_i = softmax_i(gamma A_ik)` (12), `A_ik` their affinity to the cluster's centre.
+
+    With `gamma` infinite the one with the highest affinity is left alone; equal ones are ordered by a seeded draw.
+    """
+    unit_MD = _unit(embeddings_ED[list(members)])
+    center_D = _unit(embeddings_ED[list(members)].mean(axis=0))
+    affinity_M = expit(alpha * (unit_MD @ center_D))
+    if isinf(gamma):
+        draw_E = np.random.default_rng(list(seed)).permutation(len(embeddings_ED))
+        best = np.lexsort((draw_E[list(members)], -affinity_M))[0]
+        return ExpertGroup((members[int(best)],))
+    return ExpertGroup(members, tuple(softmax(gamma * affinity_M).tolist()))
+
+
+def merge_router_rows(
+    rows_ED: FloatArray, groups: Sequence[ExpertGroup], epsilon: float, seed: Sequence[int]
+) -> FloatArray:
+    """Return `W_k = mean of the members' rows + epsilon N(0, I)` (13), float64, one row per group."""
+    means_KD = np.stack([rows_ED[list(group.members)].mean(axis=0) for group in groups])
+    if epsilon == 0:
+        return np.asarray(means_KD, dtype=np.float64)
+    return means_KD + epsilon * np.random.default_rng(list(seed)).standard_normal(means_KD.shape)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float64)

@@ -1,0 +1,135 @@
+"""How many experts each layer keeps: the same in every layer, or shared out by one ranking over all layers."""
+
+import numpy as np
+
+from moe_compress.errors import ParameterError
+from moe_compress.types import Budget, FloatArray, MoELayout
+
+MAX_SHARE_DROPPED = 0.9
+"""A global budget never drops more of a layer than this, as C-Prune's published code does not."""
+
+_ROUNDING = 1e-9
+"""0.3 * 10 may fall a hair short of 3 in floating point."""
+
+
+def check_budget(budget: Budget, layout: MoELayout) -> None:
+    """Check that a model of this layout can meet the budget, whatever its scores.
+
+    Raises:
+        ParameterError: if it cannot.
+    """
+    if budget.scope == "global":
+        total_to_keep(budget, layout)
+    else:
+        experts_to_keep(budget, layout)
+
+
+def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
+    """Return how many experts each layer keeps under a `per_layer` budget, length L.
+
+    Raises:
+        ParameterError: if a layer would keep fewer than the router picks, or more than it has.
+    """
+    return tuple(
+        _check(_round_up(_count(budget, experts), budget.multiple_of), layer, experts, layout.top_k, budget)
+        for layer, experts in zip(layout.layers, layout.num_experts, strict=True)
+    )
+
+
+def total_to_keep(budget: Budget, layout: MoELayout) -> int:
+    """Return how many experts all layers keep together under a `global` budget.
+
+    Raises:
+        ParameterError: if that is less than the layers' floors, or more than the layers can hold.
+    """
+    if budget.experts_per_layer is not None:
+        wanted = budget.experts_per_layer * len(layout.layers)
+    else:
+        wanted = _count(budget, sum(layout.num_experts))
+    total = _round_up(wanted, budget.multiple_of)
+    floors, ceilings = layer_bounds(budget, layout)
+    if total < sum(floors):
+        raise ParameterError(
+            f"all layers together would keep {total} experts, but each needs top_k={layout.top_k} and at least "
+            f"a tenth of its own, in all {sum(floors)}; keep at least {sum(floors)} (select.budget)"
+        )
+    if total > sum(ceilings):
+        raise ParameterError(
+            f"all layers together would keep {total} experts, but in multiples of {budget.multiple_of} they hold "
+            f"{sum(ceilings)}; keep at most {sum(ceilings)} (select.budget)"
+        )
+    return total
+
+
+def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the fewest and the most experts each layer may keep under a `global` budget, lengths L.
+
+    Raises:
+        ParameterError: if a layer has no multiple of `multiple_of` between the two.
+    """
+    step = budget.multiple_of
+    floors, ceilings = [], []
+    for layer, experts in zip(layout.layers, layout.num_experts, strict=True):
+        fewest = max(layout.top_k, experts - int(experts * MAX_SHARE_DROPPED + _ROUNDING))
+        floors.append(_check(_round_up(fewest, step), layer, experts, layout.top_k, budget))
+        ceilings.append(experts // step * step)
+    return tuple(floors), tuple(ceilings)
+
+
+def share_out(shares: list[FloatArray], budget: Budget, layout: MoELayout, seed: int) -> tuple[int, ...]:
+    """Return how many experts each layer keeps when all layers compete for one total, length L.
+
+    Each layer first keeps its floor. What is left of the total goes, `multiple_of` experts at a time, to the
+    layer whose next best experts have the highest shares; equal ones are ordered by a seeded draw. Steps inside
+    a layer never rise, so taking the highest steps keeps the largest sum of shares the bounds allow.
+
+    Args:
+        shares: per layer, its experts' shares of the layer's score, sorted from highest to lowest.
+        budget: a `global` budget.
+        layout: the model's layout.
+        seed: breaks ties.
+
+    Raises:
+        ParameterError: if the layout cannot meet the budget.
+    """
+    step = budget.multiple_of
+    total = total_to_keep(budget, layout)
+    floors, ceilings = layer_bounds(budget, layout)
+    spare = [
+        shares[row][floor:ceiling].reshape(-1, step).sum(axis=1)
+        for row, (floor, ceiling) in enumerate(zip(floors, ceilings, strict=True))
+    ]
+    owner = np.repeat(np.arange(len(spare)), [len(values) for values in spare])
+    tie_break = np.random.default_rng([seed, len(owner)]).permutation(len(owner))
+    best = np.lexsort((tie_break, -np.concatenate(spare)))[: (total - sum(floors)) // step]
+    taken_L = np.bincount(owner[best], minlength=len(spare))
+    return tuple(int(floor + step * taken) for floor, taken in zip(floors, taken_L, strict=True))
+
+
+def _count(budget: Budget, num_experts: int) -> int:
+    if budget.experts_per_layer is not None:
+        return budget.experts_per_layer
+    return num_experts - int(num_experts * (budget.fraction_dropped or 0.0) + _ROUNDING)
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def _check(keep: int, layer: int, num_experts: int, top_k: int, budget: Budget) -> int:
+    if keep < top_k:
+        raise ParameterError(
+            f"layer {layer} would keep {keep} experts, but the router picks top_k={top_k} per token; "
+            f"keep at least {top_k} (select.budget)"
+        )
+    if keep > num_experts and budget.multiple_of > 1:
+        raise ParameterError(
+            f"layer {layer} would keep {keep} experts to reach a multiple of {budget.multiple_of}, but it has "
+            f"{num_experts}; keep at most {num_experts // budget.multiple_of * budget.multiple_of} (select.budget)"
+        )
+    if keep > num_experts:
+        raise ParameterError(
+            f"layer {layer} would keep {keep} experts, but it has {num_experts}; "
+            f"keep at most {num_experts} (select.budget)"
+        )
+    return keep
