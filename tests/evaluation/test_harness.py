@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from moe_compress.errors import DataError, EvaluationError, ParameterError
-from moe_compress.evaluation.harness import evaluate_tasks, score_tasks
+from moe_compress.evaluation.harness import score_tasks
+from moe_compress.evaluation.loading import load_stock
 from moe_compress.evaluation.tasks import load_task
 
 
@@ -46,7 +47,8 @@ def test_a_folder_is_evaluated_offline_and_quietly(folder, benchmark_file, monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     task = load_task("quiz", benchmark_file)
-    results = evaluate_tasks(folder, [task], device="cpu")
+    stock = load_stock(folder, device="cpu")
+    results = score_tasks(stock.model, stock.tokenizer, [task])
     assert capfd.readouterr() == ("", "")
     expected = score_tasks(model, tokenizer, [task])
     for result, other in zip(results, expected, strict=True):

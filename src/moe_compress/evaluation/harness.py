@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lm_eval.api.task
@@ -18,24 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moe_compress.errors import ParameterError
 from moe_compress.evaluation.encoding import context_length, encode_items
-from moe_compress.evaluation.loading import load_stock, quiet
+from moe_compress.evaluation.loading import quiet
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.types import ItemResult
 
 _NOISY = ("lm_eval", "datasets", "transformers")
-
-
-def evaluate_tasks(
-    folder: Path | str,
-    tasks: Sequence[BenchmarkTask],
-    *,
-    device: str = "auto",
-    batch_size: int = 64,
-    dtype: str = "float32",
-) -> tuple[ItemResult, ...]:
-    """Load a checkpoint folder with stock transformers and ask it the tasks; see `score_tasks`."""
-    stock = load_stock(folder, device, dtype)
-    return score_tasks(stock.model, stock.tokenizer, tasks, batch_size=batch_size)
 
 
 def score_tasks(
