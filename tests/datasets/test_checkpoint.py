@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from kedro.io import DatasetError
 
 from moe_compress.datasets import CheckpointDataset
+from moe_compress.datasets.checkpoint import set_aside
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -73,3 +74,20 @@ def test_a_model_the_hub_does_not_give(tmp_path, hub_cache):
 def test_an_input_is_never_written(tmp_path):
     with pytest.raises(DatasetError, match="is an input"):
         dataset(tmp_path).save("a checkpoint")
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    with pytest.raises(OSError, match="disk full"), set_aside(tmp_path / "model"):
+        assert not (tmp_path / "model").exists()
+        raise OSError("disk full")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_replaced_checkpoint_leaves_nothing(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    with set_aside(tmp_path / "model"):
+        write_checkpoint(tmp_path / "model", value=2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "model.safetensors").read_bytes()[-4:] == struct.pack("<f", 2.0)

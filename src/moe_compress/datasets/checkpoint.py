@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,21 +83,36 @@ class KeyedCheckpointDataset(KeyedDataset):
         self._digests = Path(path)
 
     def save(self, data: CheckpointRewrite) -> None:
-        """Stream the rewrite into place; a checkpoint that is already there goes once it is set aside.
+        """Stream the rewrite into place; a checkpoint that is there already goes once the new one is whole.
 
         Raises:
             CheckpointError: if the disk is too small or the written files are not what was planned.
         """
-        if self.path.exists():
-            aside = self.path.with_name(f".{self.path.name}.replaced-{uuid.uuid4().hex[:8]}")
-            self.path.rename(aside)
-            shutil.rmtree(aside)
-        with tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar:
+        with (
+            set_aside(self.path),
+            tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar,
+        ):
             write_checkpoint(data, self.path, lambda done, total: show(bar, done, total))
 
     def load(self) -> CheckpointReference:
         """Return the folder with its digests."""
         return refer_to(self.path, self._digests)
+
+
+@contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Make room for a folder inside the block; what was there comes back if the block fails, else it is removed."""
+    aside = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.exists():
+        path.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def show(bar: tqdm[Any], done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, plain
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
@@ -124,7 +125,7 @@ def publish(report: CompressionReport, folder: Path) -> Path:
 
 def report_folder(reporting_folder: Path, report: CompressionReport) -> Path:
     """Return where one run's report lives."""
-    return reporting_folder / report.domain / report.provenance["run_key"][:12]
+    return reporting_folder / report.domain / report.provenance["run_key"][:KEY_LENGTH]
 
 
 def metrics_of(report: CompressionReport) -> dict[str, float]:
