@@ -7,7 +7,7 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
     E  routed experts of a layer               B, S  sequences of a batch, positions of a sequence
 """
 
-from moe_compress.types.checkpoint import CheckpointReference, TensorInfo, TensorMap, TensorRole
+from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
 from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
 from moe_compress.types.gates import GateOutcome, GateReport
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
@@ -20,6 +20,7 @@ __all__ = [
     "CheckpointReference",
     "CompressionPlan",
     "Demonstrations",
+    "Encoding",
     "EvaluationResult",
     "ExpertGroup",
     "ExpertStatistics",

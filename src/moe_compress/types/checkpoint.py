@@ -55,6 +55,23 @@ class TensorRole:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How a quantised weight is stored: a tensor of codes, and a tensor that scales them.
+
+    Attributes:
+        kind: `fp8` (value = code times scale) or `mxfp4` (two 4-bit codes a byte, a power-of-two scale for 32).
+        codes: name on disk of the tensor of codes.
+        scales: name on disk of the tensor of scales.
+        block: rows and columns of the weight that share one scale; the last block of a row or column may be cut.
+    """
+
+    kind: Literal["fp8", "mxfp4"]
+    codes: str
+    scales: str
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class TensorMap:
     """What every tensor of a checkpoint is, and how an expert's name is written.
 
@@ -63,12 +80,21 @@ class TensorMap:
         roles: tensor name on disk -> role, one for every tensor of the checkpoint.
         count_keys: dotted paths in `config.json` that hold the number of routed experts, every alias included.
         expert_spans: for kind `expert`, tensor name -> `[start, end)` of the expert's index in the name.
+        group_keys: dotted paths that hold the number of router groups and of groups a token may use; empty when
+            the router has none.
+        encodings: name the weight would have unquantised -> how it is stored; empty for a plain checkpoint.
+        mtp_tensors: tensors of multi-token-prediction layers; those with experts follow the last layer's plan.
+        mtp_keys: dotted paths that hold the number of those layers.
     """
 
     layout: MoELayout
     roles: Mapping[str, TensorRole]
     count_keys: tuple[str, ...]
     expert_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    group_keys: tuple[str, ...] = ()
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    mtp_tensors: frozenset[str] = frozenset()
+    mtp_keys: tuple[str, ...] = ()
 
     def rename(self, name: str, expert: int) -> str:
         """Return an expert tensor's name with its expert index replaced."""
