@@ -17,6 +17,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.errors import UnsupportedModelError
@@ -87,8 +88,8 @@ def layout():
 
 def collect(model, batch):
     sums = RoutingSums(layout())
-    with torch.inference_mode(), observe(model, sums.add) as set_mask:
-        set_mask(batch["attention_mask"])
+    with torch.inference_mode(), observe(model, sums.add) as set_batch:
+        set_batch(Batch(batch["input_ids"], batch["attention_mask"], torch.arange(3)))
         logits = model(**batch).logits
     return logits, sums
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from moe_compress.collection.batches import Batch
 from moe_compress.errors import UnsupportedModelError
 from moe_compress.types import RoutingBatch
 
@@ -64,7 +65,7 @@ class _Layer:
 
 
 @contextmanager
-def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], None]]:
+def observe(model: Any, record: Record) -> Iterator[Callable[[Batch], None]]:
     """Call `record(row, RoutingBatch)` for each MoE layer of each forward pass inside the block.
 
     Args:
@@ -72,14 +73,14 @@ def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], Non
         record: receives the layer's position among the layers with experts, and what it did.
 
     Yields:
-        a function to be given each batch's attention mask `[B, S]` before its forward pass.
+        a function to be given each batch before its forward pass.
 
     Raises:
         UnsupportedModelError: if the family's experts do not go through the interface.
     """
     layers = {id(layer.experts): layer for layer in find_layers(model)}
     stock_name = model.config._experts_implementation
-    token_mask: list[torch.Tensor] = []
+    current: list[Batch] = []
 
     def observed(
         experts: nn.Module, hidden_TD: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
@@ -88,11 +89,11 @@ def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], Non
         outputs_TKD = bare_outputs(stock, experts, hidden_TD, ids_TK, weights_TK)
         routed_TD = (outputs_TKD * weights_TK.unsqueeze(-1)).sum(dim=1).to(hidden_TD.dtype)
         layer = layers[id(experts)]
-        record(layer.row, _routing_batch(layer, token_mask[0], ids_TK, weights_TK, outputs_TKD, routed_TD))
+        record(layer.row, _routing_batch(layer, current[0], ids_TK, weights_TK, outputs_TKD, routed_TD))
         return routed_TD
 
-    def set_mask(mask_BS: torch.Tensor) -> None:
-        token_mask[:] = [mask_BS.reshape(-1).bool()]
+    def set_batch(batch: Batch) -> None:
+        current[:] = [batch]
 
     ALL_EXPERTS_FUNCTIONS.register(OBSERVED, observed)
     with ExitStack() as stack:
@@ -103,7 +104,7 @@ def observe(model: Any, record: Record) -> Iterator[Callable[[torch.Tensor], Non
         stack.callback(model.set_experts_implementation, stock_name)
         # The registry lives as long as the process; what it holds must not keep the model alive.
         stack.callback(layers.clear)
-        yield set_mask
+        yield set_batch
 
 
 def find_layers(model: Any) -> list[_Layer]:
@@ -149,7 +150,7 @@ def bare_outputs(
 
 def _routing_batch(
     layer: _Layer,
-    mask_T: torch.Tensor,
+    batch: Batch,
     ids_TK: torch.Tensor,
     weights_TK: torch.Tensor,
     outputs_TKD: torch.Tensor,
@@ -161,7 +162,8 @@ def _routing_batch(
             f"{layer.name} was reached without its router's logits or residual stream; "
             "this family needs a file in families/"
         )
-    keep_T = mask_T.to(ids_TK.device)
+    keep_T = batch.mask_BS.reshape(-1).bool().to(ids_TK.device)
+    demonstrations_T = batch.demonstrations_B.repeat_interleave(batch.mask_BS.shape[1]).to(ids_TK.device)
     residual_TD = layer.residual_TD[keep_T].double()
     after_TD = residual_TD + routed_TD[keep_T].double()
     return RoutingBatch(
@@ -170,4 +172,5 @@ def _routing_batch(
         output_norms_TK=torch.linalg.vector_norm(outputs_TKD[keep_T], dim=-1, dtype=torch.float64),
         residual_change_T=1 - nn.functional.cosine_similarity(residual_TD, after_TD, dim=-1),
         router_logits_TE=layer.router_logits_TE[keep_T],
+        demonstrations_T=demonstrations_T[keep_T],
     )

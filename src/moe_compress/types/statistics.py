@@ -26,6 +26,7 @@ class RoutingBatch:
         output_norms_TK: L2 norms of the experts' outputs before the gate weight, float64.
         residual_change_T: `1 - cos(h, h + routed output)`, float64, not yet cut at 0.
         router_logits_TE: the router's logits for every expert, as the model computed them.
+        demonstrations_T: position of each token's demonstration among those of its domain, int64.
     """
 
     expert_ids_TK: torch.Tensor
@@ -33,6 +34,7 @@ class RoutingBatch:
     output_norms_TK: torch.Tensor
     residual_change_T: torch.Tensor
     router_logits_TE: torch.Tensor
+    demonstrations_T: torch.Tensor
 
 
 @dataclass(frozen=True)
