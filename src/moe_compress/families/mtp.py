@@ -1,7 +1,7 @@
 """Multi-token-prediction layers: decoder layers after the last, which transformers passes over when it loads.
 
-Engines build them with the model's own number of experts, so they are cut like the last MoE layer, whose tensor names
-they share but for what stands in front. Where they do not, they can only be dropped.
+Engines build them with the model's own number of experts, so they are cut like the last MoE layer, whose tensor
+names they share but for what stands in front. Where they do not, they can only be dropped.
 """
 
 import re
@@ -49,7 +49,9 @@ class _Pattern:
     tails: frozenset[str]
 
 
-def extend_to_mtp(found: TensorMap, config: Mapping[str, Any], tensors: Shapes, ignored: frozenset[str]) -> TensorMap:
+def extend_to_mtp(
+    found: TensorMap, config: Mapping[str, Any], tensors: Shapes, ignored: frozenset[str]
+) -> TensorMap:
     """Return the map with multi-token-prediction layers recognised; their experts follow the last MoE layer's plan.
 
     Args:
@@ -68,18 +70,14 @@ def extend_to_mtp(found: TensorMap, config: Mapping[str, Any], tensors: Shapes, 
             f"{len(strangers)} tensors hold experts that transformers does not load and are in no layer for "
             f"multi-token prediction: {name_some(strangers)}; this checkpoint cannot be rewritten as it is"
         )
+    found = replace(found, mtp_tensors=names, mtp_keys=tuple(_list_count_keys(config, bool(names))))
+    if not names:
+        return found
     pattern = _read_pattern(found, tensors)
     roles, spans = _find_experts(pattern, names, tensors)
-    problem = _find_problem(pattern, names, roles, spans)
-    understood: tuple[Mapping[str, TensorRole], Spans] = (roles, spans) if problem is None else ({}, {})
-    return replace(
-        found,
-        roles={**found.roles, **understood[0]},
-        expert_spans={**found.expert_spans, **understood[1]},
-        mtp_tensors=names,
-        mtp_keys=tuple(_list_count_keys(config, bool(names))),
-        mtp_problem=problem,
-    )
+    if problem := _find_problem(pattern, names, roles, spans):
+        return replace(found, mtp_problem=problem)
+    return replace(found, roles={**found.roles, **roles}, expert_spans={**found.expert_spans, **spans})
 
 
 def _is_mtp(name: str, depth: int) -> bool:
@@ -148,21 +146,18 @@ def _find_problem(
     pattern: _Pattern, names: frozenset[str], roles: Mapping[str, TensorRole], spans: Spans
 ) -> str | None:
     """Return why the layers cannot be pruned like the last MoE layer, None if they can or have no experts."""
-    strange = tuple(
-        sorted(
-            name
-            for name in names - roles.keys()
-            if re.search(r"\bexperts?\b", name) or any(name.endswith(f".{suffix}") for suffix in pattern.rows)
-        )
-    )
-    if strange:
-        return f"{len(strange)} of their tensors are not like layer {pattern.layer}'s: {name_some(strange)}"
     counted: dict[tuple[str, str], set[int]] = defaultdict(set)
     for name, (start, end) in spans.items():
         counted[name[:start], name[end:]].add(int(name[start:end]))
-    for (head, tail), experts in counted.items():
+    for (head, tail), experts in sorted(counted.items()):
         if experts != set(range(pattern.num_experts)):
-            return f"'{head}*{tail}' has {len(experts)} experts and the model {pattern.num_experts}"
+            return f"'{head}*{tail}' is there for {len(experts)} experts and the model has {pattern.num_experts}"
+    rest = names - roles.keys()
+    strange = {name for name in rest if re.search(r"\bexperts?\b", name)}
+    strange |= {name for name in rest if any(name.endswith(f".{suffix}") for suffix in pattern.rows)}
+    if strange:
+        few = name_some(tuple(sorted(strange)))
+        return f"{len(strange)} of their tensors are not like layer {pattern.layer}'s: {few}"
     return _find_missing(pattern, roles, counted)
 
 
@@ -170,7 +165,9 @@ def _find_missing(
     pattern: _Pattern, roles: Mapping[str, TensorRole], counted: Mapping[tuple[str, str], set[int]]
 ) -> str | None:
     """Return which tensor of the last MoE layer a layer with experts lacks, None if it lacks none."""
-    prefixes = {name.removesuffix(suffix) for name in roles for suffix in pattern.rows if name.endswith(f".{suffix}")}
+    prefixes = {
+        name.removesuffix(suffix) for name in roles for suffix in pattern.rows if name.endswith(f".{suffix}")
+    }
     prefixes |= {head.removesuffix(stem) for head, _ in counted for stem in pattern.stems if head.endswith(stem)}
     for prefix in sorted(prefixes):
         tails = {tail for head, tail in counted if head.startswith(prefix)}

@@ -118,7 +118,9 @@ def find_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def without_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of the same model unquantised."""
     return {
-        key: {name: item for name, item in value.items() if name not in _SETTINGS} if isinstance(value, dict) else value
+        key: {name: item for name, item in value.items() if name not in _SETTINGS}
+        if isinstance(value, dict)
+        else value
         for key, value in config.items()
         if key not in _SETTINGS
     }
@@ -128,7 +130,7 @@ def _check_method(settings: Mapping[str, Any]) -> None:
     method = settings.get("quant_method")
     if method not in _METHODS:
         raise UnsupportedModelError(
-            f"config.json has quant_method {method!r}, and only {', '.join(_METHODS)} are understood; {_ALTERNATIVES}"
+            f"config.json has quant_method {method!r}, understood are {', '.join(_METHODS)}; {_ALTERNATIVES}"
         )
 
 
