@@ -121,7 +121,10 @@ def test_mxfp4_against_its_definition():
             group, place = divmod(row, 32)
             byte = int(codes[0, column, group, place // 2])
             half = byte >> 4 if place % 2 else byte & 15
-            exponent, mantissa = (half >> 1) & 3, half & 1  # sign, two bits of exponent with bias 1, one of mantissa
+            exponent, mantissa = (
+                (half >> 1) & 3,
+                half & 1,
+            )  # sign, two bits of exponent with bias 1, one of mantissa
             value = (1 + mantissa / 2) * 2.0 ** (exponent - 1) if exponent else mantissa / 2
             value *= 2.0 ** (int(scales[0, column, group]) - 127) * (-1 if half & 8 else 1)
             assert struct.pack("<f", found[row, column]) == struct.pack("<f", value)

@@ -8,7 +8,7 @@ from moe_compress.checkpoint.index import CheckpointIndex
 from moe_compress.checkpoint.jobs import ByteRange, CodedMatrix, Decoded, TensorJob
 from moe_compress.errors import CheckpointError, PlanError
 from moe_compress.families.quantised import MXFP4_GROUP
-from moe_compress.types import CompressionPlan, ExpertGroup, TensorInfo, TensorMap, TensorRole
+from moe_compress.types import CompressionPlan, ExpertGroup, TensorInfo, TensorMap, TensorRole, iterate_layers
 
 _Groups = tuple[ExpertGroup, ...]
 _WRITTEN = "BF16"
@@ -27,9 +27,8 @@ def check_quantised(tensor_map: TensorMap, plan: CompressionPlan, is_decoded: bo
                 "set rewrite.weights to keep and use a method that prunes, or take an unquantised checkpoint"
             )
         return
-    quantised = (name for name in tensor_map.parts if tensor_map.roles[name].kind != "untouched")
-    merges = any(len(group.members) > 1 for layer in plan.groups for group in layer)
-    if merges and (name := next(quantised, None)):
+    merging = {layer for layer, groups in iterate_layers(plan) if any(len(group.members) > 1 for group in groups)}
+    if name := next((name for name in tensor_map.parts if tensor_map.roles[name].layer in merging), None):
         raise PlanError(
             f"the plan merges experts, and theirs are quantised ('{name}'): a mean of codes means nothing; set "
             "rewrite.weights to bfloat16, which writes the whole model decoded, or use a method that prunes"

@@ -72,7 +72,7 @@ def decode_scales(scales: bytes, dtype: str) -> Floats:
     if dtype not in EXPONENT_DTYPES:
         return decode_floats(scales, dtype)
     exponents = np.frombuffer(scales, np.uint8)
-    powers = np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
+    powers = np.ldexp(np.float32(1), np.minimum(exponents, 254).astype(np.int32) - 127)
     return np.where(exponents == 255, np.float32(np.nan), powers)
 
 
