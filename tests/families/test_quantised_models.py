@@ -1,4 +1,4 @@
-"""Quantised checkpoints through transformers: pruned by bytes or decoded, they are the models one would get in memory."""
+"""Quantised checkpoints through transformers: pruned by bytes or decoded, they are what one would get in memory."""
 
 import json
 
@@ -33,7 +33,7 @@ ALL_KEPT = {layer: list(range(NUM_EXPERTS)) for layer in KEPT}
 
 
 def load(folder):
-    """Return the model in float32; from a quantised checkpoint, what was BF16 comes as that whatever is asked for."""
+    """Return the model in float32; what a quantised checkpoint has in BF16 comes as that, whatever is asked for."""
     return conftest.load(folder).float()
 
 
