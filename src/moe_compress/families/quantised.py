@@ -226,7 +226,7 @@ def _find_encoding(
     if codes != weight or shape != tensors[codes] or not _is_fp8(settings):
         return None
     grid = _grid_of(shape, tensors[scales])
-    for block in _list_blocks(shape, settings):
+    for block in _list_blocks(shape, settings) if grid else ():
         if grid == (-(-shape[-2] // block[0]), -(-shape[-1] // block[1])):
             return Encoding("fp8", codes, scales, block)
     raise _misfit(weight, shape, tensors[scales])
@@ -272,10 +272,10 @@ def _slice_part(name: str, shape: tuple[int, ...], role: TensorRole, view: Plain
     if prod(shape) == 1:  # one number for all experts
         return TensorRole("untouched")
     experts = view.shapes[weight][role.axis] // role.rows_per_expert
-    rows = shape[0] / experts
+    rows, rest = divmod(shape[0], experts)
     block = view.encodings[weight].block[0] if weight in view.encodings and role.rows_per_expert > 1 else 1
-    if role.axis == 0 and rows in (role.rows_per_expert, role.rows_per_expert / block):
-        return replace(role, rows_per_expert=int(rows))
+    if role.axis == 0 and not rest and rows in (role.rows_per_expert, role.rows_per_expert / block):
+        return replace(role, rows_per_expert=rows)
     raise UnsupportedModelError(
         f"'{name}' of shape {list(shape)} has no whole share for each of the {experts} experts of "
         f"'{weight}'; {_ALTERNATIVES} with blocks inside experts"
