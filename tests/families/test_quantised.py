@@ -257,6 +257,20 @@ def test_mxfp4_scales_that_do_not_fit_are_refused():
     refuse(GPT_OSS, gpt_oss_shapes() | {name: (4, 64, 2)}, "not one for each of its blocks")
 
 
+@pytest.mark.parametrize("shape", [(), (4, 64)])
+def test_codes_without_the_axes_of_codes_are_refused(shape):
+    name = "model.layers.0.mlp.experts.down_proj_blocks"
+    refuse(GPT_OSS, gpt_oss_shapes() | {name: shape}, "holds no codes")
+    packed = {"model.layers.0.self_attn.q_proj.weight_packed": ()}
+    refuse(config_with(PACKED["NVFP4"][0]), pack(2) | packed, "holds no codes")
+
+
+@pytest.mark.parametrize("groups", [None, ["a"], {"a": 1}, {"a": {"weights": ["float"]}}])
+def test_groups_that_are_no_groups_are_passed_over(groups):
+    settings = compressed(PER_CHANNEL) | {"config_groups": groups}
+    assert derive_tensor_map(config_with(settings), with_scales(lambda r, c: (r, 1), "weight_scale")).encodings
+
+
 def test_scales_without_a_weight_are_refused_by_name():
     shapes = with_scales(blocks) | {"model.layers.0.self_attn.k_scale": (1,)}
     refuse(config_with(BLOCKS), shapes, r"1 tensors do not fit the config: model\.layers\.0\.self_attn\.k_scale")

@@ -166,7 +166,13 @@ def _read_name(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain_shape(weight: str, codes: str, shape: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape a weight would have unquantised, from that of its codes."""
+    """Return the shape a weight would have unquantised, from that of its codes.
+
+    Raises:
+        UnsupportedModelError: if they do not have the axes that codes have.
+    """
+    if len(shape) < (3 if codes == f"{weight}_blocks" else 1):
+        raise UnsupportedModelError(f"'{codes}' of shape {list(shape)} holds no codes; fetch the checkpoint again")
     if codes == f"{weight}_blocks":  # transformers keeps the matrices of these families transposed
         *experts, rows, groups, _ = shape
         return (*experts, groups * MXFP4_GROUP, rows)
@@ -184,9 +190,8 @@ def _count_packed(settings: Mapping[str, Any]) -> int:
         UnsupportedModelError: if the config does not say so once for all.
     """
     counts = set()
-    for group in _list_groups(settings):
-        packing = group.get("format") or settings.get("format")
-        bits = (group.get("weights") or {}).get("num_bits")
+    for packing, weights in _list_groups(settings):
+        bits = weights.get("num_bits")
         if packing in _PACKED_PER_COLUMN_BYTE:
             counts.add(2)
         elif packing == "pack-quantized" and type(bits) is int and 0 < bits < 32 and 32 % bits == 0:
@@ -199,9 +204,12 @@ def _count_packed(settings: Mapping[str, Any]) -> int:
     return counts.pop()
 
 
-def _list_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _list_groups(settings: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the format and the description of the weights of each of compressed-tensors' groups."""
     groups = settings.get("config_groups")
-    return [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    found = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    described = [group for group in found if isinstance(group.get("weights"), dict)]
+    return [(group.get("format") or settings.get("format"), group["weights"]) for group in described]
 
 
 def _find_encoding(
@@ -234,8 +242,8 @@ def _find_encoding(
 
 def _is_fp8(settings: Mapping[str, Any]) -> bool:
     """Whether weights that are not packed are 8-bit floats: compressed-tensors also has 8-bit integers."""
-    weights = [group.get("weights") or {} for group in _list_groups(settings)]
-    return all(kind.get("type") == "float" for kind in weights if kind.get("num_bits") == 8)
+    kinds = [weights for _, weights in _list_groups(settings) if weights.get("num_bits") == 8]
+    return all(weights.get("type") == "float" for weights in kinds)
 
 
 def _grid_of(weight: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -251,9 +259,9 @@ def _grid_of(weight: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...
 
 def _list_blocks(shape: tuple[int, ...], settings: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     """Yield the blocks that may share a scale: those the config names, then a whole matrix, then a row."""
-    weights = [group.get("weights") or {} for group in _list_groups(settings)]
-    named = [settings.get("weight_block_size"), *(kind.get("block_structure") for kind in weights)]
-    named += [[1, kind.get("group_size")] for kind in weights]
+    named = [settings.get("weight_block_size")]
+    for _, weights in _list_groups(settings):
+        named += [weights.get("block_structure"), [1, weights.get("group_size")]]
     if settings.get("quant_method") == "mxfp8":
         named.append([1, MXFP4_GROUP])
     for block in named:
