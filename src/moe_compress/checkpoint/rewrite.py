@@ -157,8 +157,8 @@ def _plan_tensor(
             members = [index.tensors[tensor_map.rename(info.name, member)] for member in group.members]
             if odd := next((m for m in members if (m.dtype, m.shape) != (info.dtype, info.shape)), None):
                 raise PlanError(
-                    f"'{info.name}' ({info.dtype} {list(info.shape)}) would be averaged with '{odd.name}' ({odd.dtype} "
-                    f"{list(odd.shape)}), which is stored differently; use a method that prunes"
+                    f"'{info.name}' ({info.dtype} {list(info.shape)}) would be averaged with '{odd.name}' "
+                    f"({odd.dtype} {list(odd.shape)}), which is stored differently; use a method that prunes"
                 )
             piece = _combine(info, tuple(map(_whole, members)), group.weights)
             yield TensorJob(tensor_map.rename(info.name, new), info.dtype, info.shape, (piece,))
