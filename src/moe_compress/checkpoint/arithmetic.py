@@ -41,6 +41,12 @@ def encode_floats(values: NDArray[np.float32], dtype: str) -> bytes:
     if dtype != "BF16":
         return values.astype("<f2" if dtype == "F16" else "<f4").tobytes()
     bits = values.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    quiet = (bits >> 16) | 0x40  # rounding could carry a NaN's payload away
-    return np.where(np.isnan(values), quiet, rounded).astype("<u2").tobytes()
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    no_number = np.isnan(values)
+    if no_number.any():  # rounding could carry a NaN's payload away
+        rounded[no_number] = (bits[no_number] >> 16) | 0x40
+    return rounded.astype("<u2").tobytes()

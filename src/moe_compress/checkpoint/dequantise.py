@@ -16,9 +16,10 @@ CODE_DTYPES = {"fp8": ("F8_E4M3", "F8_E5M2"), "mxfp4": ("U8",)}
 EXPONENT_DTYPES = ("F8_E8M0", "U8")  # scales that are a power of two, in one byte
 SCALE_DTYPES = (*AVERAGED_DTYPES, *EXPONENT_DTYPES)
 
-_VALUES = 1 << 20  # decoded at a time
+_VALUES = 1 << 17  # decoded at a time, few enough to stay in a processor's cache
 _GROUP = 32  # MXFP4 weights that share a scale, two in a byte
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+_FP4_PAIRS = np.stack([np.tile(_FP4, 16), np.repeat(_FP4, 16)], axis=1)  # of a byte, its low half first
 
 
 @dataclass(frozen=True)
@@ -77,27 +78,26 @@ def decode_scales(scales: bytes, dtype: str) -> Floats:
 
 
 def _decode_fp8(code: MatrixCode, read_codes: Callable[[int, int], bytes], grid: Floats) -> Iterator[Floats]:
-    rows, columns = code.shape
-    table = FP8_VALUES[code.code_dtype]
+    (rows, columns), (height, width) = code.shape, code.block
     step = max(1, _VALUES // columns)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         codes = np.frombuffer(read_codes(start * columns, (stop - start) * columns), np.uint8)
-        of_rows = grid[np.arange(start, stop) // code.block[0]]
-        scales = np.repeat(of_rows, code.block[1], axis=1)[:, :columns]
-        yield table[codes].reshape(stop - start, columns) * scales
+        values = FP8_VALUES[code.code_dtype].take(codes).reshape(stop - start, columns)
+        for block in range(start // height, -(-stop // height)):
+            top = max(block * height - start, 0)
+            values[top : (block + 1) * height - start] *= np.repeat(grid[block], width)[:columns]
+        yield values
 
 
 def _decode_mxfp4(code: MatrixCode, read_codes: Callable[[int, int], bytes], grid: Floats) -> Iterator[Floats]:
-    """Decode `[C, R / 32, 16]` bytes with `[C, R / 32]` scales; the low half of a byte comes first."""
+    """Decode `[C, R / 32, 16]` bytes with `[C, R / 32]` scales, into the transposed."""
     columns, groups = grid.shape
     codes = np.frombuffer(read_codes(0, code.num_code_bytes), np.uint8).reshape(columns, groups, _GROUP // 2)
     step = max(1, _VALUES // (columns * _GROUP))
     for start in range(0, groups, step):
         part = codes[:, start : start + step]
-        values = np.empty((*part.shape[:2], _GROUP), dtype=np.float32)
-        values[..., 0::2] = _FP4[part & 0xF]
-        values[..., 1::2] = _FP4[part >> 4]
+        values = _FP4_PAIRS.take(part, axis=0).reshape(columns, -1, _GROUP)
         values *= grid[:, start : start + step, None]
         yield np.ascontiguousarray(values.reshape(columns, -1).T)
 
