@@ -252,6 +252,12 @@ def test_scales_of_a_vector_are_refused():
     refuse(config_with(BLOCKS), shapes, r"'model\.norm\.weight' \[160\] has scales of shape \[2\]")
 
 
+def test_scales_of_an_empty_weight_are_refused():
+    shapes = {"up.weight": (0, 128), "up.weight_scale_inv": (0, 1)}
+    with pytest.raises(UnsupportedModelError, match="not one for each of its blocks"):
+        view_plain({"quantization_config": BLOCKS}, shapes)
+
+
 def test_mxfp4_scales_that_do_not_fit_are_refused():
     name = "model.layers.0.mlp.experts.down_proj_scales"
     refuse(GPT_OSS, gpt_oss_shapes() | {name: (4, 64, 2)}, "not one for each of its blocks")

@@ -248,7 +248,7 @@ def _is_fp8(settings: Mapping[str, Any]) -> bool:
 
 def _grid_of(weight: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return rows and columns of the scales of one matrix, None if they do not go with the weight."""
-    if len(weight) < 2:
+    if len(weight) < 2 or not prod(weight):
         return None
     if len(scales) == len(weight) and scales[:-2] == weight[:-2]:
         return scales[-2:]
