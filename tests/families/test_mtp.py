@@ -135,6 +135,10 @@ def test_codes_and_scales_of_the_layer_are_pruned_too(tmp_path):
     found, new_config = rewrite(source, tmp_path / "new", pruning_groups(KEPT))
     assert_same(found, slice_by_hand(read_all(source), KEPT))
     assert new_config["quantization_config"] == config["quantization_config"]
+    decoded, new_config = rewrite(source, tmp_path / "decoded", pruning_groups(KEPT), weights="bfloat16")
+    assert decoded.keys() == {name for name in found if "scale_inv" not in name}
+    name = f"{after}mlp.experts.3.up_proj.weight"  # one block, one scale
+    assert torch.equal(decoded[name], (found[name].float() * found[f"{name}_scale_inv"]).bfloat16())
     found, new_config = rewrite(source, tmp_path / "dropped", pruning_groups(KEPT), mtp="drop")
     assert not [name for name in found if name.startswith(after)]
     # What names a tensor that is gone goes; `eh_proj` named none before either.

@@ -26,8 +26,8 @@ _COUNT_KEYS = (
     "num_mtp_modules",
 )
 _NAMED = re.compile(r"(^|\.)mtp(_\w+)?\.")
-_NUMBERED = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_EXPERT = re.compile(r"(\d+)\.")
+_NUMBERED = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
+_EXPERT = re.compile(r"(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def extend_to_mtp(
     Raises:
         UnsupportedModelError: if experts are passed over that are in no such layer.
     """
-    depth = build_config(config).get_text_config().num_hidden_layers
+    depth = getattr(build_config(config).get_text_config(), "num_hidden_layers", None)
     names = frozenset(name for name in ignored if _is_mtp(name, depth))
     if strangers := tuple(sorted(name for name in ignored - names if "expert" in name)):
         raise UnsupportedModelError(
@@ -80,9 +80,11 @@ def extend_to_mtp(
     return replace(found, roles={**found.roles, **roles}, expert_spans={**found.expert_spans, **spans})
 
 
-def _is_mtp(name: str, depth: int) -> bool:
+def _is_mtp(name: str, depth: int | None) -> bool:
+    if _NAMED.search(name):
+        return True
     numbered = _NUMBERED.search(name)
-    return bool(_NAMED.search(name)) or (numbered is not None and int(numbered[1]) >= depth)
+    return depth is not None and numbered is not None and int(numbered[1]) >= depth
 
 
 def _list_count_keys(config: Mapping[str, Any], has_tensors: bool) -> Iterator[str]:
@@ -102,25 +104,21 @@ def _list_count_keys(config: Mapping[str, Any], has_tensors: bool) -> Iterator[s
 def _read_pattern(found: TensorMap, tensors: Shapes) -> _Pattern:
     """Return how the last MoE layer's expert tensors are called."""
     layer, num_experts = found.layout.layers[-1], found.layout.num_experts[-1]
+    prefix_end = f".{layer}."
     rows, stems, tails = {}, set(), set()
     for name, role in found.roles.items():
         if role.layer != layer:
             continue
         if role.kind == "expert":
             start, end = found.expert_spans[name]
-            stems.add(_cut_prefix(name, layer, name[:start]))
+            stems.add(name[:start].partition(prefix_end)[2])
             tails.add(name[end:])
         else:
-            suffix = _cut_prefix(name, layer, name)
+            suffix = name.partition(prefix_end)[2]
             rows[suffix] = (tensors[name], role)
             if not role.is_router:
                 stems.add(f"{suffix.rpartition('.')[0]}.")
     return _Pattern(layer, num_experts, rows, frozenset(stems), frozenset(tails))
-
-
-def _cut_prefix(name: str, layer: int, text: str) -> str:
-    """Return `text`, which begins like `name`, without what stands up to the layer's number."""
-    return text[name.index(f".{layer}.") + len(f".{layer}.") :]
 
 
 def _find_experts(
