@@ -7,7 +7,7 @@ from moe_compress.checkpoint.dequantise import CODE_DTYPES, SCALE_DTYPES, Matrix
 from moe_compress.checkpoint.index import CheckpointIndex
 from moe_compress.checkpoint.jobs import ByteRange, CodedMatrix, Decoded, TensorJob
 from moe_compress.errors import CheckpointError, PlanError
-from moe_compress.families.quantised import MXFP4_GROUP
+from moe_compress.families.encodings import MXFP4_GROUP
 from moe_compress.types import CompressionPlan, ExpertGroup, TensorInfo, TensorMap, TensorRole, iterate_layers
 
 _Groups = tuple[ExpertGroup, ...]
