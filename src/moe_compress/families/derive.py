@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.config_keys import with_value
+from moe_compress.families.config_keys import COUNT_NAMES, with_value
 from moe_compress.families.conversion import (
     Source,
     build_config,
@@ -26,13 +26,6 @@ from moe_compress.types import MoELayout, TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_COUNT_NAMES = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_routed_experts",
-)
 _TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.(?P<layer>\d+)\.")
 _NUMBER = re.compile(r"\d+")
@@ -213,12 +206,12 @@ def _list_candidates(config: Mapping[str, Any]) -> Iterator[tuple[list[str], lis
     written = config[place] if place else config
     prefix = f"{place}." if place else ""
     aliases = getattr(text, "attribute_map", {})
-    for name in dict.fromkeys(aliases.get(name, name) for name in _COUNT_NAMES):
+    for name in dict.fromkeys(aliases.get(name, name) for name in COUNT_NAMES):
         value = getattr(text, name, None)
         if type(value) is not int or value < 1:
             continue
-        known = [name, *(alias for alias in _COUNT_NAMES if aliases.get(alias) == name)]
-        stale = [key for key in _COUNT_NAMES if key not in known and written.get(key) == value]
+        known = [name, *(alias for alias in COUNT_NAMES if aliases.get(alias) == name)]
+        stale = [key for key in COUNT_NAMES if key not in known and written.get(key) == value]
         yield [prefix + key for key in known], [prefix + key for key in stale], value
 
 

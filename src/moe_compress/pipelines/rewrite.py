@@ -17,7 +17,7 @@ def plan_rewrite(
     Raises:
         UnsupportedModelError: if a tensor's role cannot be told.
         PlanError: if the plan does not fit the checkpoint.
-        CheckpointError: if stock transformers would find tensors missing or unexpected.
+        CheckpointError: if transformers would find tensors missing or unexpected.
     """
     from moe_compress.checkpoint.index import read_index
     from moe_compress.checkpoint.rewrite import plan_rewrite as plan_from_names
@@ -26,8 +26,10 @@ def plan_rewrite(
 
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
-    rewrite = plan_from_names(index, tensor_map, plan, max_shard_bytes=parameters.max_shard_bytes)
-    # What stock transformers would make of the files is known from their names and shapes alone.
+    rewrite = plan_from_names(
+        index, tensor_map, plan, layout=parameters.layout, max_shard_bytes=parameters.max_shard_bytes
+    )
+    # What transformers would make of the files is known from their names and shapes alone.
     verify_checkpoint(rewrite.config, rewrite.shapes)
     return rewrite
 

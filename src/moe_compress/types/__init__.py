@@ -12,7 +12,14 @@ from moe_compress.types.evaluation import Demonstrations, EvaluationResult, Item
 from moe_compress.types.gates import GateOutcome, GateReport
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
 from moe_compress.types.layout import MoELayout
-from moe_compress.types.plan import Budget, CompressionPlan, ExpertGroup, iterate_layers, pruning_groups
+from moe_compress.types.plan import (
+    Budget,
+    CompressionPlan,
+    ExpertGroup,
+    RouterGroups,
+    iterate_layers,
+    pruning_groups,
+)
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "ItemResult",
     "MoELayout",
     "Provenance",
+    "RouterGroups",
     "RoutingBatch",
     "TaskComparison",
     "TensorInfo",

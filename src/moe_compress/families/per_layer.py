@@ -1,0 +1,110 @@
+"""Layers with different numbers of experts: how a config tells them, and a model that has them.
+
+transformers' `per_layer_config` says what differs, and few families' model code reads it. So a model is built with
+the largest number everywhere, and the part of each smaller layer that holds its experts is taken from a model that
+was built with that layer's number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.config_keys import COUNT_NAMES
+
+_LAYER = re.compile(r"^.*?\.(\d+)\.")
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """What a config with different numbers of experts says.
+
+    Attributes:
+        plain: the config without them, as if every layer had the largest number.
+        prefix: dotted path, with a dot at its end, of the part of the config that tells them; empty for the whole.
+        counts: decoder layer -> each name of the number -> that layer's number.
+    """
+
+    plain: Mapping[str, Any]
+    prefix: str
+    counts: Mapping[int, Counts]
+
+
+def read_layer_counts(config: Mapping[str, Any]) -> LayerCounts | None:
+    """Return the layers' own numbers of experts, None if a config has none."""
+    parts = {"": config, **{f"{key}.": part for key, part in config.items() if isinstance(part, Mapping)}}
+    for prefix, part in parts.items():
+        layers = part.get("per_layer_config") or {}
+        counts = {
+            int(layer): {name: value for name, value in values.items() if name in COUNT_NAMES}
+            for layer, values in layers.items()
+        }
+        if any(counts.values()):
+            return LayerCounts(_without_counts(config, prefix), prefix, {k: v for k, v in counts.items() if v})
+    return None
+
+
+def _without_counts(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    plain = deepcopy(dict(config))
+    part = plain[prefix.removesuffix(".")] if prefix else plain
+    kept = {
+        layer: rest
+        for layer, values in part.pop("per_layer_config").items()
+        if (rest := {name: value for name, value in values.items() if name not in COUNT_NAMES})
+    }
+    if kept:
+        part["per_layer_config"] = kept
+    return plain
+
+
+def graft_layers(model: Any, counts: Mapping[int, Counts], build: Callable[[Counts], Any]) -> None:
+    """Give some layers of a model their own number of experts, in place.
+
+    Args:
+        model: the model, with the largest number in every layer.
+        counts: decoder layer -> each name of the number -> that layer's number.
+        build: returns the same model with another number in every layer; called once for each number.
+
+    Raises:
+        UnsupportedModelError: if nothing in a layer depends on the number.
+    """
+    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    layers_with: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
+    for layer, values in counts.items():
+        layers_with[tuple(sorted(values.items()))].append(layer)
+    for values, layers in layers_with.items():
+        donor = build(dict(values))
+        places = _find_places({name: tensor.shape for name, tensor in donor.state_dict().items()}, before)
+        for layer in layers:
+            if layer not in places:
+                raise UnsupportedModelError(
+                    f"layer {layer} has its own {dict(values)} in per_layer_config, but no tensor of that layer "
+                    "depends on it; correct config.json"
+                )
+            _take_over(model, donor, places[layer])
+
+
+def _find_places(shapes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[int, str]:
+    """Return decoder layer -> the smallest module that holds every tensor whose shape differs."""
+    owners: dict[int, list[list[str]]] = defaultdict(list)
+    for name, shape in shapes.items():
+        if shape != before.get(name) and (match := _LAYER.match(name)):
+            owners[int(match[1])].append(name.split(".")[:-1])
+    return {layer: ".".join(commonprefix(paths)) for layer, paths in owners.items()}
+
+
+def _take_over(model: Any, donor: Any, place: str) -> None:
+    """Replace one module by the donor's, under the model's own config: switches set there must reach it."""
+    old, new = model.get_submodule(place), donor.get_submodule(place)
+    for name, module in new.named_modules():
+        if "config" in vars(module):
+            module.config = old.get_submodule(name).config
+    model.set_submodule(place, new)

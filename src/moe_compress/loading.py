@@ -1,0 +1,64 @@
+"""Load a checkpoint whose layers keep different numbers of experts, and any other the stock way."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from os import PathLike
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from moe_compress.families.conversion import build_meta_model
+from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
+
+
+def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
+    """Return the model of a checkpoint, with each layer's own number of experts.
+
+    A checkpoint of one number is loaded by `AutoModelForCausalLM`. One of several has `per_layer_config`, which
+    stock classes refuse: its class is made here, and then loads, checks sizes, places and saves like any other.
+
+    Args:
+        path: a checkpoint's folder, or its id on the hub.
+        kwargs: what `from_pretrained` takes; code that comes with a checkpoint never runs.
+
+    Raises:
+        UnsupportedModelError: if the config's layers cannot be built.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
+    layers = read_layer_counts(config)
+    loader = AutoModelForCausalLM if layers is None else make_class(layers)
+    return loader.from_pretrained(path, trust_remote_code=False, **kwargs)
+
+
+def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
+    """Return the model class of a config whose layers have different numbers of experts."""
+    stock: Any = type(build_meta_model(layers.plain))
+    place = layers.prefix.removesuffix(".")
+    plain = layers.plain[place] if place else layers.plain
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def build(counts: Counts) -> Any:
+            other = deepcopy(config)
+            for name, value in counts.items():
+                setattr(other.get_text_config(), name, value)
+            return stock(other, *args, **kwargs)
+
+        # Model code reads one number for all layers; with per_layer_config set it would be refused that.
+        config.get_text_config().per_layer_config = plain.get("per_layer_config")
+        stock.__init__(self, config, *args, **kwargs)
+        graft_layers(self, layers.counts, build)
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        text = self.config.get_text_config()
+        others = plain.get("per_layer_config", {})
+        text.per_layer_config = {
+            layer: {**others.get(str(layer), {}), **counts} for layer, counts in layers.counts.items()
+        }
+        try:
+            stock.save_pretrained(self, *args, **kwargs)
+        finally:
+            text.per_layer_config = plain.get("per_layer_config")
+
+    # The stock name: it is what `architectures` says, and what a saved config.json is to say again.
+    return type(stock.__name__, (stock,), {"__init__": __init__, "save_pretrained": save_pretrained})
