@@ -27,7 +27,9 @@ EAGER = {"dtype": torch.float32, "attn_implementation": "eager", "experts_implem
 
 def uneven(model):
     """Return different experts for each MoE layer, 3 of the first, one more of each next."""
-    return {layer: sorted((2 * layer + 3 * i) % 8 for i in range(3 + n)) for n, layer in enumerate(model.moe_layers)}
+    return {
+        layer: sorted((2 * layer + 3 * i) % 8 for i in range(3 + n)) for n, layer in enumerate(model.moe_layers)
+    }
 
 
 def rewrite(source, destination, kept):

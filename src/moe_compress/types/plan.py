@@ -144,8 +144,8 @@ class CompressionPlan:
     @property
     def digest(self) -> str:
         """The sha256 of what the plan does to a checkpoint: layout and groups, not how they were chosen."""
-        layouts = [asdict(self.layout), asdict(self.new_layout)]
-        return digest_of([*layouts, [[asdict(g) for g in groups] for groups in self.groups]])
+        done = [asdict(self.layout), [[asdict(group) for group in groups] for groups in self.groups]]
+        return digest_of([*done, "flatten"] if self.router_groups == "flatten" else done)
 
 
 def pruning_groups(kept: Sequence[int]) -> tuple[ExpertGroup, ...]:
