@@ -126,6 +126,8 @@ def test_an_architecture_nobody_listed_is_not_known():
     assert found == {"transformers": "loads", "vLLM": "not known", "SGLang": "not known", "llama.cpp": "not known"}
     assert "KrakenForCausalLM is not in the list that was read" in reasons(given, "SGLang")[0][1]
     assert set(verdicts(served(32, 48, architecture="")).values()) == {"no"}  # what is refused anyway stays refused
+    wrong = served(64, num_groups=8, topk_groups=3, architecture="KrakenForCausalLM", family="deepseek_v2")
+    assert verdicts(wrong)["llama.cpp"] == "misreads"
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,14 @@ def as_lines(verdicts: Sequence[EngineVerdict]) -> list[str]:
 
 def _judge_engine(facts: Mapping[str, Any], served: Served) -> EngineVerdict:
     reasons = tuple(_find_reasons(facts["rules"], served))
-    known = facts.get("architectures")
-    is_known = known is None or served.architecture in known["names"]
-    if not is_known:
-        text = f"{served.architecture or 'its architecture'} is not in the list that was read; {known['otherwise']}"
-        reasons = (Reason("condition", text, known["source"]), *reasons)
+    read = facts.get("architectures")
+    is_unknown = read is not None and served.architecture not in read["names"]
+    if read is not None and is_unknown:
+        text = f"{served.architecture or 'its architecture'} is not in the list that was read; {read['otherwise']}"
+        reasons = (Reason("condition", text, read["source"]), *reasons)
     worst = max((_GRAVEST_LAST.index(reason.effect) for reason in reasons), default=0)
     verdict = _VERDICTS[_GRAVEST_LAST[worst]]
-    if not is_known and verdict != "no":
+    if is_unknown and verdict not in ("misreads", "no"):
         verdict = "not known"
     return EngineVerdict(facts["name"], verdict, facts["was_run"], reasons)
 

@@ -10,7 +10,6 @@ from moe_compress.errors import ParameterError, PlanError
 from moe_compress.types.identity import FloatArray, Provenance, digest_of
 from moe_compress.types.layout import MoELayout
 
-
 RouterGroups = Literal["balanced", "flatten"]
 """What becomes of a router's groups: each keeps as many experts as the others, or the groups go."""
 
@@ -116,13 +115,15 @@ class CompressionPlan:
         if rest or any(home != {new // new_size} for new, home in enumerate(homes)):
             kept = [sum(min(home) == group for home in homes) for group in range(num_groups)]
             raise PlanError(
-                f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same number "
-                "of each, in order, and merge inside groups only, or give the groups up (select.groups: flatten)"
+                f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same "
+                "number of each, in order, and merge inside groups only, or give the groups up "
+                "(select.groups: flatten)"
             )
         if new_size < 2 or new_size * topk_groups < self.layout.top_k:
             raise PlanError(
                 f"layer {layer} would keep {new_size} experts per group, but the router needs at least 2 to rank "
-                f"a group and top_k={self.layout.top_k} in the {topk_groups} groups a token may use; keep more experts"
+                f"a group and top_k={self.layout.top_k} in the {topk_groups} groups a token may use; keep more "
+                "experts"
             )
 
     @property
