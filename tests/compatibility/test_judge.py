@@ -86,6 +86,11 @@ def test_odd_counts_and_parallel_sizes():
     assert "not over 2, 4, 8 or 16" in dict(reasons(served(51, 51), "SGLang"))["condition"]
 
 
+def test_more_devices_than_experts_are_nobodys_question():
+    assert set(verdicts(served(8, 8)).values()) == {"loads"}
+    assert dict(reasons(served(12, 12), "SGLang"))["condition"].endswith("not over 8")
+
+
 def test_counts_kernels_are_not_made_for_are_only_slower():
     given = served(48, 48)
     assert set(verdicts(given).values()) == {"loads"}

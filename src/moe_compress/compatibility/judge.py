@@ -66,12 +66,14 @@ def _find_reasons(rules: Iterable[Mapping[str, Any]], served: Served) -> Iterabl
 
 
 def _describe(served: Served) -> dict[str, object]:
-    *first, last = [str(size) for size in _PARALLEL_SIZES if not _divides(size, served)] or ["none"]
+    *first, last = [str(size) for size in _uneven_sizes(served)] or ["none"]
     return {"experts": _most(served), "others": f"{', '.join(first)} or {last}" if first else last}
 
 
-def _divides(size: int, served: Served) -> bool:
-    return all(count % size == 0 for count in served.layout.num_experts)
+def _uneven_sizes(served: Served) -> list[int]:
+    """Return the numbers of devices that some layer's experts would fill unevenly."""
+    counts = served.layout.num_experts
+    return [size for size in _PARALLEL_SIZES if size <= min(counts) and any(count % size for count in counts)]
 
 
 def _is_power_of_two(count: int) -> bool:
@@ -88,7 +90,7 @@ CONDITIONS: Mapping[str, Callable[[Served, Any], bool]] = {
     "fewer_experts_than": lambda served, limit: _most(served) < limit,
     "count_not_in": lambda served, counts: any(count not in counts for count in served.layout.num_experts),
     "is_power_of_two": lambda served, wanted: all(map(_is_power_of_two, served.layout.num_experts)) == wanted,
-    "all_sizes_divide": lambda served, wanted: all(_divides(size, served) for size in _PARALLEL_SIZES) == wanted,
+    "all_sizes_divide": lambda served, wanted: (not _uneven_sizes(served)) == wanted,
     "has_groups": lambda served, wanted: (served.layout.num_groups > 1) == wanted,
     "groups_above": lambda served, limit: served.layout.num_groups > limit,
     "group_size_above": lambda served, limit: _most(served) // served.layout.num_groups > limit,
