@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from os import PathLike
 from typing import Any
@@ -31,11 +32,21 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     return loader.from_pretrained(path, trust_remote_code=False, **kwargs)
 
 
+def merge_layers(
+    others: Mapping[str, Mapping[str, Any]], counts: Mapping[int, Counts]
+) -> dict[int, dict[str, Any]]:
+    """Return the settings of each layer that has any: its own number of experts, and what else differs there."""
+    merged = {int(layer): dict(values) for layer, values in others.items()}
+    for layer, own in counts.items():
+        merged[layer] = merged.get(layer, {}) | dict(own)
+    return merged
+
+
 def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
     """Return the model class of a config whose layers have different numbers of experts."""
     stock: Any = type(build_meta_model(layers.plain))
     place = layers.prefix.removesuffix(".")
-    plain = layers.plain[place] if place else layers.plain
+    others = (layers.plain[place] if place else layers.plain)["per_layer_config"]
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         def build(counts: Counts) -> Any:
@@ -45,20 +56,17 @@ def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
             return stock(other, *args, **kwargs)
 
         # Model code reads one number for all layers; with per_layer_config set it would be refused that.
-        config.get_text_config().per_layer_config = plain.get("per_layer_config")
+        config.get_text_config().per_layer_config = others or None
         stock.__init__(self, config, *args, **kwargs)
         graft_layers(self, layers.counts, build)
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
         text = self.config.get_text_config()
-        others = plain.get("per_layer_config", {})
-        text.per_layer_config = {
-            layer: {**others.get(str(layer), {}), **counts} for layer, counts in layers.counts.items()
-        }
+        text.per_layer_config = merge_layers(others, layers.counts)
         try:
             stock.save_pretrained(self, *args, **kwargs)
         finally:
-            text.per_layer_config = plain.get("per_layer_config")
+            text.per_layer_config = others or None
 
     # The stock name: it is what `architectures` says, and what a saved config.json is to say again.
     return type(stock.__name__, (stock,), {"__init__": __init__, "save_pretrained": save_pretrained})

@@ -16,9 +16,11 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.errors import CheckpointError, UnsupportedModelError
+from moe_compress.families.config_keys import COUNT_NAMES, with_layer_values
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.verify import verify_checkpoint
+from moe_compress.loading import merge_layers
 from moe_compress.types import CompressionPlan, pruning_groups
 
 ALL = sorted(FAMILIES)
@@ -203,6 +205,16 @@ def test_other_settings_of_a_layer_stay_where_they_are():
     assert "num_experts" in config["text_config"]["per_layer_config"]["03"]
 
 
+def test_settings_a_layer_has_already_are_joined_not_doubled():
+    config = {"num_experts": 8, "per_layer_config": {"0": {"head_dim": 2}}}
+    changed = with_layer_values(config, ("num_experts",), {0: 3, 11: 4})
+    assert changed["per_layer_config"] == {"0": {"head_dim": 2, "num_experts": 3}, "11": {"num_experts": 4}}
+    assert merge_layers({"0": {"head_dim": 2}, "5": {"head_dim": 4}}, {0: {"num_experts": 3}}) == {
+        0: {"head_dim": 2, "num_experts": 3},
+        5: {"head_dim": 4},
+    }
+
+
 def test_a_checkpoint_of_uneven_layers_is_no_base_model(written):
     _, folder, _ = written
     index = read_index(folder)
@@ -211,4 +223,4 @@ def test_a_checkpoint_of_uneven_layers_is_no_base_model(written):
 
 
 def test_families_count_under_known_names():
-    assert {count_key(family) for family in ALL} <= set(moe_compress.families.config_keys.COUNT_NAMES)
+    assert {count_key(family) for family in ALL} <= set(COUNT_NAMES)

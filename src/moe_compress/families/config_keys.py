@@ -42,6 +42,7 @@ def with_layer_values(config: Mapping[str, Any], keys: Iterable[str], values: Ma
         for parent in parents:
             place = place[parent]
         layers = place.setdefault("per_layer_config", {})
+        written = {int(name): name for name in layers}
         for layer, value in values.items():
-            layers.setdefault(str(layer).zfill(width), {})[last] = value
+            layers.setdefault(written.get(layer, str(layer).zfill(width)), {})[last] = value
     return changed

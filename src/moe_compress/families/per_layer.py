@@ -69,13 +69,12 @@ def _own_counts(layer: str, values: Mapping[str, Any]) -> dict[str, int]:
 def _without_counts(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     plain = deepcopy(dict(config))
     part = plain[prefix.removesuffix(".")] if prefix else plain
-    kept = {
+    # An empty table stays: a few families (gemma4) fill in settings of their own where there is none at all.
+    part["per_layer_config"] = {
         layer: rest
-        for layer, values in part.pop("per_layer_config").items()
+        for layer, values in part["per_layer_config"].items()
         if (rest := {name: value for name, value in values.items() if name not in COUNT_NAMES})
     }
-    if kept:
-        part["per_layer_config"] = kept
     return plain
 
 
