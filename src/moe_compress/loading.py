@@ -9,8 +9,11 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from moe_compress.families.conversion import build_meta_model
+from moe_compress.families.conversion import build_config, build_meta_model
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
+
+_NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
+"""Arguments of `from_pretrained` that a config has an attribute for, and that are not meant for it."""
 
 
 def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
@@ -26,10 +29,14 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     Raises:
         UnsupportedModelError: if the config's layers cannot be built.
     """
-    config, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
-    layers = read_layer_counts(config)
-    loader = AutoModelForCausalLM if layers is None else make_class(layers)
-    return loader.from_pretrained(path, trust_remote_code=False, **kwargs)
+    layers = read_layer_counts(PreTrainedConfig.get_config_dict(path, **kwargs)[0])
+    if layers is None:
+        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **kwargs)
+    # Configs of some families read the one number while they are built, so it is built as if layers were alike.
+    config = build_config(layers.plain)
+    for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:
+        setattr(config, name, kwargs.pop(name))
+    return make_class(layers).from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
 
 
 def merge_layers(
@@ -55,8 +62,6 @@ def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
                 setattr(other.get_text_config(), name, value)
             return stock(other, *args, **kwargs)
 
-        # Model code reads one number for all layers; with per_layer_config set it would be refused that.
-        config.get_text_config().per_layer_config = others or None
         stock.__init__(self, config, *args, **kwargs)
         graft_layers(self, layers.counts, build)
 
@@ -68,5 +73,6 @@ def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
         finally:
             text.per_layer_config = others or None
 
-    # The stock name: it is what `architectures` says, and what a saved config.json is to say again.
-    return type(stock.__name__, (stock,), {"__init__": __init__, "save_pretrained": save_pretrained})
+    # The stock name is what a saved config.json is to say, and by name and module the weight conversion is found.
+    members = {"__init__": __init__, "save_pretrained": save_pretrained, "__module__": stock.__module__}
+    return type(stock.__name__, (stock,), members)

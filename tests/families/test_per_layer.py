@@ -208,6 +208,13 @@ def test_the_dtype_is_obeyed(saved, tmp_path):
     assert not loaded.training
 
 
+def test_settings_of_the_config_may_be_given(saved, tmp_path):
+    model = saved("qwen3_moe")
+    rewrite(model.folder, tmp_path / "new", uneven(model))
+    loaded = moe_compress.load_model(tmp_path / "new", use_cache=False, num_experts_per_tok=3)
+    assert (loaded.config.use_cache, loaded.model.layers[0].mlp.gate.top_k) == (False, 3)
+
+
 def test_weights_of_another_size_are_refused(saved, tmp_path):
     model = saved("glm4_moe")
     planned = rewrite(model.folder, tmp_path / "new", uneven(model))
