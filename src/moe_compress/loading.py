@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from copy import deepcopy
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from moe_compress.atomic import write_atomically
+from moe_compress.families.config_keys import with_layer_values
 from moe_compress.families.conversion import build_config, build_meta_model
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
 
@@ -39,21 +42,9 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     return make_class(layers).from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
 
 
-def merge_layers(
-    others: Mapping[str, Mapping[str, Any]], counts: Mapping[int, Counts]
-) -> dict[int, dict[str, Any]]:
-    """Return the settings of each layer that has any: its own number of experts, and what else differs there."""
-    merged = {int(layer): dict(values) for layer, values in others.items()}
-    for layer, own in counts.items():
-        merged[layer] = merged.get(layer, {}) | dict(own)
-    return merged
-
-
 def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
     """Return the model class of a config whose layers have different numbers of experts."""
     stock: Any = type(build_meta_model(layers.plain))
-    place = layers.prefix.removesuffix(".")
-    others = (layers.plain[place] if place else layers.plain)["per_layer_config"]
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         def build(counts: Counts) -> Any:
@@ -65,14 +56,19 @@ def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
         stock.__init__(self, config, *args, **kwargs)
         graft_layers(self, layers.counts, build)
 
-    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
-        text = self.config.get_text_config()
-        text.per_layer_config = merge_layers(others, layers.counts)
-        try:
-            stock.save_pretrained(self, *args, **kwargs)
-        finally:
-            text.per_layer_config = others or None
+    def save_pretrained(self: Any, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        stock.save_pretrained(self, save_directory, *args, **kwargs)
+        add_layer_counts(Path(save_directory) / "config.json", layers)
 
     # The stock name is what a saved config.json is to say, and by name and module the weight conversion is found.
     members = {"__init__": __init__, "save_pretrained": save_pretrained, "__module__": stock.__module__}
     return type(stock.__name__, (stock,), members)
+
+
+def add_layer_counts(path: Path, layers: LayerCounts) -> None:
+    """Write the layers' own numbers of experts into a saved `config.json`, which knows the largest alone."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in {name for own in layers.counts.values() for name in own}:
+        values = {layer: own[name] for layer, own in layers.counts.items() if name in own}
+        config = with_layer_values(config, [layers.prefix + name], values)
+    write_atomically(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())

@@ -24,7 +24,6 @@ from moe_compress.families.config_keys import with_layer_values
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.verify import verify_checkpoint
-from moe_compress.loading import merge_layers
 from moe_compress.types import CompressionPlan, pruning_groups
 
 ALL = [
@@ -277,10 +276,6 @@ def test_settings_a_layer_has_already_are_joined_not_doubled():
     config = {"num_experts": 8, "per_layer_config": {"0": {"head_dim": 2}}}
     changed = with_layer_values(config, ("num_experts",), {0: 3, 11: 4})
     assert changed["per_layer_config"] == {"0": {"head_dim": 2, "num_experts": 3}, "11": {"num_experts": 4}}
-    assert merge_layers({"0": {"head_dim": 2}, "5": {"head_dim": 4}}, {0: {"num_experts": 3}}) == {
-        0: {"head_dim": 2, "num_experts": 3},
-        5: {"head_dim": 4},
-    }
 
 
 def test_a_checkpoint_of_uneven_layers_is_no_base_model(written):
