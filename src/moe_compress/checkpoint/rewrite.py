@@ -18,12 +18,13 @@ from moe_compress.checkpoint.jobs import (
     name_shard,
 )
 from moe_compress.errors import CheckpointError, PlanError
-from moe_compress.families.config_keys import with_value
+from moe_compress.families.config_keys import with_layer_values, with_value
 from moe_compress.families.module_lists import update_module_lists
 from moe_compress.families.quantised import without_settings
 from moe_compress.types import (
     CompressionPlan,
     ExpertGroup,
+    MoELayout,
     TensorInfo,
     TensorMap,
     TensorRole,
@@ -38,6 +39,7 @@ def plan_rewrite(
     tensor_map: TensorMap,
     plan: CompressionPlan,
     *,
+    layout: Literal["uniform", "per_layer"] = "uniform",
     max_shard_bytes: int = 5_000_000_000,
     weights: Literal["keep", "bfloat16"] = "keep",
     mtp: Literal["prune", "drop"] = "prune",
@@ -48,6 +50,8 @@ def plan_rewrite(
         index: the source checkpoint.
         tensor_map: what each of its tensors is.
         plan: which old experts make up each new one; single members are copied, several averaged in float32.
+        layout: `uniform` refuses layers with different numbers of experts; `per_layer` writes them, for
+            `moe_compress.load_model`.
         max_shard_bytes: tensor bytes per file; one tensor larger than this gets a file of its own.
         weights: `keep` the bytes of quantised weights, or write each of them decoded as BF16, which merging them
             needs; what is not quantised, such as float32 correction biases, stays as it is either way.
@@ -57,7 +61,7 @@ def plan_rewrite(
         PlanError: if plan and checkpoint do not belong together, or an engine would misread the outcome.
         CheckpointError: if a tensor's shape contradicts its role.
     """
-    check_plan(tensor_map, plan, set(index.tensors))
+    check_plan(tensor_map, plan, set(index.tensors), layout)
     check_quantised(tensor_map, plan, is_decoded=weights == "bfloat16")
     _check_mtp(tensor_map, plan, mtp)
     groups = dict(iterate_layers(plan))
@@ -68,13 +72,31 @@ def plan_rewrite(
         if name not in dropped:
             plan_one = plan_decoded if name in decoded else _plan_tensor
             jobs.extend(plan_one(info, index, tensor_map, groups))
-    config = with_value(index.config, tensor_map.count_keys, plan.new_layout.num_experts[0])
+    config = _new_config(index.config, tensor_map, plan.new_layout)
     config = with_value(config, tensor_map.mtp_keys if mtp == "drop" else (), 0)
     config = without_settings(config) if decoded else update_module_lists(config, tensor_map, groups, dropped)
     return CheckpointRewrite(index.folder, config, _plan_shards(jobs, max_shard_bytes), plan.digest)
 
 
-def check_plan(tensor_map: TensorMap, plan: CompressionPlan, names: set[str]) -> None:
+def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELayout) -> dict[str, Any]:
+    """Return the config with every alias of the number of experts, and of groups where they are given up.
+
+    Where layers differ the count is the largest, which no stock loader can fill, and the others are told layer by
+    layer.
+    """
+    largest = max(layout.num_experts)
+    changed = with_value(config, tensor_map.count_keys, largest)
+    if layout.num_groups != tensor_map.layout.num_groups:
+        changed = with_value(changed, tensor_map.group_keys, layout.num_groups)
+    smaller = {
+        layer: count for layer, count in zip(layout.layers, layout.num_experts, strict=True) if count < largest
+    }
+    return with_layer_values(changed, tensor_map.count_keys, smaller) if smaller else changed
+
+
+def check_plan(
+    tensor_map: TensorMap, plan: CompressionPlan, names: set[str], layout: Literal["uniform", "per_layer"]
+) -> None:
     """Check what must hold before a byte is written.
 
     Raises:
@@ -90,15 +112,20 @@ def check_plan(tensor_map: TensorMap, plan: CompressionPlan, names: set[str]) ->
             f"the tensor map and the checkpoint differ in {len(unknown)} tensors, first '{min(unknown)}'; "
             "derive the map from this checkpoint"
         )
-    if not plan.new_layout.is_uniform:
+    if layout == "uniform" and not plan.new_layout.is_uniform:
         counts = plan.new_layout.num_experts
         raise PlanError(
-            f"layers would keep between {min(counts)} and {max(counts)} experts, and engines read one number "
-            "for all of them; plan the same number for every layer"
+            f"layers would keep between {min(counts)} and {max(counts)} experts, and stock engines read one number "
+            "for all of them; plan the same number for every layer (select.budget.scope: per_layer), or write "
+            "what moe_compress.load_model alone can load (rewrite.layout: per_layer)"
+        )
+    if plan.new_layout.num_groups != plan.layout.num_groups and not tensor_map.group_keys:
+        raise PlanError(
+            f"the plan gives up the router's {plan.layout.num_groups} groups, but where config.json tells them is "
+            "not known for this family; keep them (select.groups: balanced)"
         )
     for layer, groups in iterate_layers(plan):
         _check_weights(layer, groups)
-        _check_router_groups(layer, groups, plan)
 
 
 def _check_mtp(tensor_map: TensorMap, plan: CompressionPlan, mtp: str) -> None:
@@ -106,6 +133,11 @@ def _check_mtp(tensor_map: TensorMap, plan: CompressionPlan, mtp: str) -> None:
         raise PlanError(
             f"the multi-token-prediction layers cannot be pruned like the last layer ({tensor_map.mtp_problem}), "
             "and engines build them with the model's number of experts; set rewrite.mtp to drop"
+        )
+    if tensor_map.mtp_tensors and mtp == "prune" and not plan.new_layout.is_uniform:
+        raise PlanError(
+            "the multi-token-prediction layers cannot be told their own number of experts when layers differ "
+            "(rewrite.layout: per_layer); set rewrite.mtp to drop"
         )
 
 
@@ -117,27 +149,6 @@ def _check_weights(layer: int, groups: _Groups) -> None:
                 f"layer {layer} averages experts {list(group.members)[:4]} into expert {new} with weights "
                 f"that sum to {total:g}, which would rescale its output; make them sum to 1"
             )
-
-
-def _check_router_groups(layer: int, groups: _Groups, plan: CompressionPlan) -> None:
-    """Check that a router which groups experts by position finds each expert in its old group."""
-    layout, num_groups = plan.layout, plan.layout.num_groups
-    if num_groups == 1:
-        return
-    old_size = layout.num_experts[layout.layers.index(layer)] // num_groups
-    new_size, rest = divmod(len(groups), num_groups)
-    homes = [{member // old_size for member in group.members} for group in groups]
-    if rest or any(home != {new // new_size} for new, home in enumerate(homes)):
-        kept = [sum(min(home) == group for home in homes) for group in range(num_groups)]
-        raise PlanError(
-            f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same "
-            "number of each, in order, and merge inside groups only"
-        )
-    if new_size < 2 or new_size * layout.topk_groups < layout.top_k:
-        raise PlanError(
-            f"layer {layer} would keep {new_size} experts per group, but the router needs at least 2 to rank "
-            f"a group and top_k={layout.top_k} in topk_group={layout.topk_groups} groups; keep more experts"
-        )
 
 
 def _plan_tensor(
@@ -219,7 +230,7 @@ def _plan_shards(jobs: list[TensorJob], max_shard_bytes: int) -> tuple[ShardPlan
     )
 
 
-def _describe(layout: Any) -> str:
+def _describe(layout: MoELayout) -> str:
     return (
         f"{len(layout.layers)} layers of {min(layout.num_experts)} experts with top_k={layout.top_k} "
         f"and {layout.num_groups} groups"

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from moe_compress.collection.batches import encode
 from moe_compress.collection.observe import observe
 from moe_compress.collection.sums import RoutingSums
+from moe_compress.loading import load_model
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def load_resident(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     """
     where = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = load_model(folder, dtype=dtype, local_files_only=True)
     return model.to(where).eval(), tokenizer
 
 

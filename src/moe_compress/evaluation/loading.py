@@ -1,4 +1,4 @@
-"""Load a checkpoint folder the way anybody would, with stock transformers; tell which keys did not fit."""
+"""Load a checkpoint folder the way anybody would, with stock transformers where it can; tell what did not fit."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from moe_compress.errors import CheckpointError, ParameterError
+from moe_compress.loading import load_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class StockModel(NamedTuple):
-    """A checkpoint loaded by stock transformers.
+    """A checkpoint loaded by transformers.
 
     Attributes:
         model: the model, in evaluation mode.
@@ -35,7 +36,9 @@ class StockModel(NamedTuple):
 
 
 def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32") -> StockModel:
-    """Load a checkpoint folder without any code of this package in the way, offline.
+    """Load a checkpoint folder offline, with no code of this package in the way of what stock transformers loads.
+
+    Layers with different numbers of experts are no stock checkpoint; `moe_compress.load_model` builds them.
 
     Args:
         folder: a folder with `config.json`, safetensors files and a tokenizer.
@@ -55,13 +58,13 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
     place = "cpu" if device == "auto" and not torch.cuda.is_available() else device
     try:
         with quiet("transformers"):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = load_model(
                 folder, dtype=dtype, device_map=place, local_files_only=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            f"stock transformers does not load {folder}: {error}; check config.json against the weight files"
+            f"transformers does not load {folder}: {error}; check config.json against the weight files"
         ) from error
     return StockModel(
         model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"]))

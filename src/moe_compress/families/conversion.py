@@ -27,6 +27,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.config_keys import with_value
+from moe_compress.families.per_layer import Counts, graft_layers, read_layer_counts
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -72,9 +74,28 @@ def build_config(config: Mapping[str, Any]) -> Any:
 def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
     """Return the model a `config.json` describes, on the meta device: shapes, no memory.
 
+    Layers may have different numbers of experts, whatever the stock class does with such a config.
+
     Raises:
         UnsupportedModelError: if transformers cannot build it.
     """
+    layers = read_layer_counts(config)
+    if layers is None:
+        return _build_stock(config)
+    plain, prefix = layers.plain, layers.prefix
+
+    def build(counts: Counts) -> PreTrainedModel:
+        changed = plain
+        for name, value in counts.items():
+            changed = with_value(changed, [prefix + name], value)
+        return _build_stock(changed)
+
+    model = _build_stock(plain)
+    graft_layers(model, layers.counts, build)
+    return model
+
+
+def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
     built = build_config(config)
     factory = _model_factory(config, built)
     try:

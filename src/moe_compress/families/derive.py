@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.config_keys import with_value
+from moe_compress.families.config_keys import COUNT_NAMES, with_value
 from moe_compress.families.conversion import (
     Source,
     build_config,
@@ -22,19 +22,13 @@ from moe_compress.families.conversion import (
     shapes_in_memory,
 )
 from moe_compress.families.mtp import extend_to_mtp
+from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.quantised import extend_to_parts, view_plain
 from moe_compress.families.verify import name_some
 from moe_compress.types import MoELayout, TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_COUNT_NAMES = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_routed_experts",
-)
 _TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.(?P<layer>\d+)\.")
 _NUMBER = re.compile(r"\d+")
@@ -76,6 +70,11 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     """Return the map of a checkpoint that is not quantised."""
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
     report = report_loading(config, tensors)
+    if read_layer_counts(config) is not None:
+        raise UnsupportedModelError(
+            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it "
+            "was compressed before; compress the model it was made from"
+        )
     _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")
     model = build_meta_model(config)
     in_memory = shapes_in_memory(model)
@@ -221,12 +220,12 @@ def _list_candidates(config: Mapping[str, Any]) -> Iterator[tuple[list[str], lis
     written = config[place] if place else config
     prefix = f"{place}." if place else ""
     aliases = getattr(text, "attribute_map", {})
-    for name in dict.fromkeys(aliases.get(name, name) for name in _COUNT_NAMES):
+    for name in dict.fromkeys(aliases.get(name, name) for name in COUNT_NAMES):
         value = getattr(text, name, None)
         if type(value) is not int or value < 1:
             continue
-        known = [name, *(alias for alias in _COUNT_NAMES if aliases.get(alias) == name)]
-        stale = [key for key in _COUNT_NAMES if key not in known and written.get(key) == value]
+        known = [name, *(alias for alias in COUNT_NAMES if aliases.get(alias) == name)]
+        stale = [key for key in COUNT_NAMES if key not in known and written.get(key) == value]
         yield [prefix + key for key in known], [prefix + key for key in stale], value
 
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Literal, Protocol, cast
 
 from moe_compress.methods._budget import check_budget, experts_to_keep
-from moe_compress.methods._choose import choose_groups, keep_top
+from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.plugins import list_plugins, load_plugin
-from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray
+from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
 
 __all__ = ["Method", "available", "check_budget", "experts_to_keep", "load", "plan", "plan_mixed"]
 
@@ -44,7 +44,13 @@ def load(name: str) -> Method:
     return cast(Method, load_plugin(sys.modules[__name__], name))
 
 
-def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> CompressionPlan:
+def plan(
+    name: str,
+    statistics: ExpertStatistics,
+    budget: Budget,
+    seed: int,
+    router_groups: RouterGroups = "balanced",
+) -> CompressionPlan:
     """Return the plan of method `name` that keeps the experts with the highest scores.
 
     Args:
@@ -52,6 +58,7 @@ def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> 
         statistics: one domain's sums.
         budget: how many experts stay.
         seed: breaks ties, and draws for methods that draw.
+        router_groups: whether the groups of a router that has them stay, equally large, or are given up.
 
     Raises:
         PluginError: if there is no such method.
@@ -59,7 +66,8 @@ def plan(name: str, statistics: ExpertStatistics, budget: Budget, seed: int) -> 
         StatisticsError: if a sum the method needs was not collected.
     """
     scores_LE = load(name).score(statistics, seed)
-    return keep_top(name, scores_LE, statistics, budget, seed)
+    made = plan_scores(name, scores_LE, statistics.layout, budget, seed, router_groups)
+    return replace(made, provenance=statistics.provenance)
 
 
 def plan_mixed(
@@ -68,6 +76,7 @@ def plan_mixed(
     budget: Budget,
     seed: int,
     weights: Mapping[str, float] | Literal["max_min"] | None = None,
+    router_groups: RouterGroups = "balanced",
 ) -> CompressionPlan:
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
@@ -80,6 +89,7 @@ def plan_mixed(
         seed: breaks ties, and draws for methods that draw.
         weights: domain -> weight, 1 where none is given; None weighs all the same; `max_min` finds the weights
             that cover the worst covered domain best.
+        router_groups: whether the groups of a router that has them stay, equally large, or are given up.
 
     Raises:
         PluginError: if there is no such method.
@@ -90,13 +100,13 @@ def plan_mixed(
     domains, layout = [each.domain for each in ordered], ordered[0].layout
     scores = [load(name).score(each, seed) for each in ordered]
 
-    def plan_scores(mixed_LE: FloatArray) -> CompressionPlan:
-        return CompressionPlan(layout, choose_groups(mixed_LE, layout, budget, seed), name, mixed_LE)
+    def plan_mixture(mixed_LE: FloatArray) -> CompressionPlan:
+        return plan_scores(name, mixed_LE, layout, budget, seed, router_groups)
 
     if weights == "max_min":
-        chosen = max_min_weights(scores, layout, plan_scores)
+        chosen = max_min_weights(scores, layout, plan_mixture)
     else:
         chosen = given_weights(domains, weights)
     described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
-    mixed = plan_scores(mix_scores(scores, chosen, layout))
+    mixed = plan_mixture(mix_scores(scores, chosen, layout))
     return replace(mixed, provenance={"domains": "+".join(domains), "domain_weights": described})

@@ -1,5 +1,7 @@
 """How many experts each layer keeps: the same in every layer, or shared out by one ranking over all layers."""
 
+from math import lcm
+
 import numpy as np
 
 from moe_compress.errors import ParameterError
@@ -31,9 +33,25 @@ def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
         ParameterError: if a layer would keep fewer than the router picks, or more than it has.
     """
     return tuple(
-        _check(_round_up(_count(budget, experts), budget.multiple_of), layer, experts, layout.top_k, budget)
+        _check(_round_up(_count(budget, experts), step_of(budget, layout)), layer, experts, budget, layout)
         for layer, experts in zip(layout.layers, layout.num_experts, strict=True)
     )
+
+
+def step_of(budget: Budget, layout: MoELayout) -> int:
+    """Return what each layer's count is a multiple of: what the budget asks, and the router's number of groups."""
+    return lcm(budget.multiple_of, layout.num_groups)
+
+
+def fewest_of(layout: MoELayout) -> int:
+    """Return the fewest experts a layer's router works with.
+
+    It picks `top_k`; one that picks among groups finds them in the groups a token may use, and ranks each group by
+    its best two.
+    """
+    if layout.num_groups == 1:
+        return layout.top_k
+    return layout.num_groups * max(2, -(-layout.top_k // layout.topk_groups))
 
 
 def total_to_keep(budget: Budget, layout: MoELayout) -> int:
@@ -46,16 +64,18 @@ def total_to_keep(budget: Budget, layout: MoELayout) -> int:
         wanted = budget.experts_per_layer * len(layout.layers)
     else:
         wanted = _count(budget, sum(layout.num_experts))
-    total = _round_up(wanted, budget.multiple_of)
+    step = step_of(budget, layout)
+    total = _round_up(wanted, step)
     floors, ceilings = layer_bounds(budget, layout)
     if total < sum(floors):
         raise ParameterError(
-            f"all layers together would keep {total} experts, but each needs top_k={layout.top_k} and at least "
-            f"a tenth of its own, in all {sum(floors)}; keep at least {sum(floors)} (select.budget)"
+            f"all layers together would keep {total} experts, but each needs {fewest_of(layout)} to route "
+            f"{_describe(layout)} and at least a tenth of its own, in all {sum(floors)}; "
+            f"keep at least {sum(floors)} (select.budget)"
         )
     if total > sum(ceilings):
         raise ParameterError(
-            f"all layers together would keep {total} experts, but in multiples of {budget.multiple_of} they hold "
+            f"all layers together would keep {total} experts, but in multiples of {step} they hold "
             f"{sum(ceilings)}; keep at most {sum(ceilings)} (select.budget)"
         )
     return total
@@ -65,13 +85,13 @@ def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tu
     """Return the fewest and the most experts each layer may keep under a `global` budget, lengths L.
 
     Raises:
-        ParameterError: if a layer has no multiple of `multiple_of` between the two.
+        ParameterError: if a layer has no multiple of its step between the two.
     """
-    step = budget.multiple_of
+    step = step_of(budget, layout)
     floors, ceilings = [], []
     for layer, experts in zip(layout.layers, layout.num_experts, strict=True):
-        fewest = max(layout.top_k, experts - int(experts * MAX_SHARE_DROPPED + _ROUNDING))
-        floors.append(_check(_round_up(fewest, step), layer, experts, layout.top_k, budget))
+        fewest = max(fewest_of(layout), experts - int(experts * MAX_SHARE_DROPPED + _ROUNDING))
+        floors.append(_check(_round_up(fewest, step), layer, experts, budget, layout))
         ceilings.append(experts // step * step)
     return tuple(floors), tuple(ceilings)
 
@@ -79,12 +99,12 @@ def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tu
 def share_out(shares: list[FloatArray], budget: Budget, layout: MoELayout, seed: int) -> tuple[int, ...]:
     """Return how many experts each layer keeps when all layers compete for one total, length L.
 
-    Each layer first keeps its floor. What is left of the total goes, `multiple_of` experts at a time, to the
+    Each layer first keeps its floor. What is left of the total goes, one step of experts at a time, to the
     layer whose next best experts have the highest shares; equal ones are ordered by a seeded draw. Steps inside
     a layer never rise, so taking the highest steps keeps the largest sum of shares the bounds allow.
 
     Args:
-        shares: per layer, its experts' shares of the layer's score, sorted from highest to lowest.
+        shares: per layer, its experts' shares of the layer's score, in the order they are kept.
         budget: a `global` budget.
         layout: the model's layout.
         seed: breaks ties.
@@ -92,7 +112,7 @@ def share_out(shares: list[FloatArray], budget: Budget, layout: MoELayout, seed:
     Raises:
         ParameterError: if the layout cannot meet the budget.
     """
-    step = budget.multiple_of
+    step = step_of(budget, layout)
     total = total_to_keep(budget, layout)
     floors, ceilings = layer_bounds(budget, layout)
     spare = [
@@ -116,16 +136,17 @@ def _round_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def _check(keep: int, layer: int, num_experts: int, top_k: int, budget: Budget) -> int:
-    if keep < top_k:
+def _check(keep: int, layer: int, num_experts: int, budget: Budget, layout: MoELayout) -> int:
+    fewest, step = fewest_of(layout), step_of(budget, layout)
+    if keep < fewest:
         raise ParameterError(
-            f"layer {layer} would keep {keep} experts, but the router picks top_k={top_k} per token; "
-            f"keep at least {top_k} (select.budget)"
+            f"layer {layer} would keep {keep} experts, but the router picks {_describe(layout)}; "
+            f"keep at least {fewest} (select.budget)"
         )
-    if keep > num_experts and budget.multiple_of > 1:
+    if keep > num_experts and step > 1:
         raise ParameterError(
-            f"layer {layer} would keep {keep} experts to reach a multiple of {budget.multiple_of}, but it has "
-            f"{num_experts}; keep at most {num_experts // budget.multiple_of * budget.multiple_of} (select.budget)"
+            f"layer {layer} would keep {keep} experts to reach a multiple of {step}, but it has "
+            f"{num_experts}; keep at most {num_experts // step * step} (select.budget)"
         )
     if keep > num_experts:
         raise ParameterError(
@@ -133,3 +154,10 @@ def _check(keep: int, layer: int, num_experts: int, top_k: int, budget: Budget) 
             f"keep at most {num_experts} (select.budget)"
         )
     return keep
+
+
+def _describe(layout: MoELayout) -> str:
+    picks = f"top_k={layout.top_k} per token"
+    if layout.num_groups == 1:
+        return picks
+    return f"{picks} from {layout.topk_groups} of {layout.num_groups} groups of at least 2"

@@ -7,19 +7,29 @@ from moe_compress.types import (
     Budget,
     CompressionPlan,
     ExpertGroup,
-    ExpertStatistics,
     FloatArray,
     MoELayout,
+    RouterGroups,
     pruning_groups,
 )
 
 
-def keep_top(
-    method: str, scores_LE: FloatArray, statistics: ExpertStatistics, budget: Budget, seed: int
+def plan_scores(
+    method: str,
+    scores_LE: FloatArray,
+    layout: MoELayout,
+    budget: Budget,
+    seed: int,
+    router_groups: RouterGroups,
 ) -> CompressionPlan:
-    """Return the plan that keeps the highest scores the budget has room for."""
-    groups = choose_groups(scores_LE, statistics.layout, budget, seed)
-    return CompressionPlan(statistics.layout, groups, method, scores_LE, statistics.provenance)
+    """Return the plan that keeps the highest scores the budget and the router's groups have room for.
+
+    Raises:
+        ParameterError: if the layout cannot meet the budget.
+    """
+    limits = layout.flattened if router_groups == "flatten" else layout
+    groups = choose_groups(scores_LE, limits, budget, seed)
+    return CompressionPlan(layout, groups, method, scores_LE, router_groups=router_groups)
 
 
 def choose_groups(
@@ -28,13 +38,17 @@ def choose_groups(
     """Return one group per kept expert and layer: each layer's highest scores (EASY-EP's top-M).
 
     A `per_layer` budget keeps the same number of each layer; a `global` one compares the experts' shares of
-    their layers' scores over all layers.
+    their layers' scores over all layers. A router that groups experts by position keeps the same number of each
+    of its groups.
 
     Raises:
         ParameterError: if the layout cannot meet the budget.
     """
     rows = [scores_LE[row, :experts] for row, experts in enumerate(layout.num_experts)]
-    order = [rank(row, layer, seed) for row, layer in zip(rows, layout.layers, strict=True)]
+    order = [
+        take_in_turn(rank(row, layer, seed), layout.num_groups)
+        for row, layer in zip(rows, layout.layers, strict=True)
+    ]
     if budget.scope == "global":
         sorted_shares = [share_of_layer(row[best]) for row, best in zip(rows, order, strict=True)]
         keep = share_out(sorted_shares, budget, layout, seed)
@@ -47,6 +61,18 @@ def rank(scores_E: FloatArray, layer: int, seed: int) -> np.ndarray:
     """Return expert ids from highest to lowest score; equal scores are ordered by a seeded draw."""
     tie_break_E = np.random.default_rng([seed, layer]).permutation(len(scores_E))
     return np.lexsort((tie_break_E, -scores_E))
+
+
+def take_in_turn(best_E: np.ndarray, num_groups: int) -> np.ndarray:
+    """Return a ranking in which every group's best come first, then every group's second best, and so on.
+
+    Cut after any multiple of `num_groups`, it keeps the same number of each group, the highest of that group.
+    """
+    home_E = best_E // (len(best_E) // num_groups)
+    order = np.argsort(home_E, kind="stable")
+    turn_E = np.empty_like(order)
+    turn_E[order] = np.arange(len(best_E)) % (len(best_E) // num_groups)
+    return best_E[np.argsort(turn_E, kind="stable")]
 
 
 def share_of_layer(scores_E: FloatArray) -> FloatArray:

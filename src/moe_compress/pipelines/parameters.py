@@ -63,12 +63,13 @@ class SelectParameters(Parameters):
     method: str = "easy_ep"
     budget: BudgetParameters = BudgetParameters(fraction_dropped=0.5)
     seed: int = 42
+    groups: Literal["balanced", "flatten"] = "balanced"
 
 
 class RewriteParameters(Parameters):
     """How the smaller checkpoint is written."""
 
-    layout: Literal["uniform"] = "uniform"
+    layout: Literal["uniform", "per_layer"] = "uniform"
     max_shard_bytes: int = Field(5_000_000_000, ge=1_000_000)
     weights: Literal["keep", "bfloat16"] = Field("keep", description="what becomes of quantised weights")
     mtp: Literal["prune", "drop"] = Field("prune", description="what becomes of layers for multi-token prediction")

@@ -25,7 +25,8 @@ def plan_experts(
         ParameterError: if the budget does not fit the model.
     """
     chosen = own.selection(shared)
-    plan = methods.plan(chosen.method, statistics, chosen.budget.as_budget(), chosen.seed)
+    budget = chosen.budget.as_budget()
+    plan = methods.plan(chosen.method, statistics, budget, chosen.seed, chosen.groups)
     return replace(plan, provenance=lineage)
 
 

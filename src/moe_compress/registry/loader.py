@@ -26,9 +26,9 @@ class TextGenerator:
     @cached_property
     def model(self) -> Any:
         """The checkpoint's model in the dtype it is stored in, ready to generate."""
-        from transformers import AutoModelForCausalLM
+        from moe_compress.loading import load_model
 
-        return AutoModelForCausalLM.from_pretrained(self.folder, dtype="auto", local_files_only=True).eval()
+        return load_model(self.folder, dtype="auto", local_files_only=True).eval()
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Return what the model writes after each prompt.

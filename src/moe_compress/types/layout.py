@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_compress.errors import PlanError
 
@@ -15,7 +15,7 @@ class MoELayout:
         layers: decoder layer indices with routed experts, ascending; length L.
         num_experts: routed experts of each of those layers; length L.
         top_k: experts picked per token.
-        num_groups: groups a group-limited router divides the experts into; 1 when it has none.
+        num_groups: equal groups a group-limited router divides the experts into, by position; 1 when it has none.
         topk_groups: groups the router may pick from per token.
     """
 
@@ -37,6 +37,17 @@ class MoELayout:
                     f"layer {layer} has {count} experts, but the router picks top_k={self.top_k} per token; "
                     f"keep at least {self.top_k} (select.budget)"
                 )
+            if count % self.num_groups or not 1 <= self.topk_groups <= self.num_groups:
+                raise PlanError(
+                    f"layer {layer} has {count} experts in {self.num_groups} router groups of which a token may "
+                    f"use {self.topk_groups}; the router needs equal groups and may use at most all of them, so "
+                    "correct the config"
+                )
+
+    @property
+    def flattened(self) -> MoELayout:
+        """The same experts under a router that knows no groups."""
+        return replace(self, num_groups=1, topk_groups=1)
 
     @property
     def is_uniform(self) -> bool:

@@ -10,6 +10,9 @@ from moe_compress.errors import ParameterError, PlanError
 from moe_compress.types.identity import FloatArray, Provenance, digest_of
 from moe_compress.types.layout import MoELayout
 
+RouterGroups = Literal["balanced", "flatten"]
+"""What becomes of a router's groups: each keeps as many experts as the others, or the groups go."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -68,6 +71,8 @@ class CompressionPlan:
         method: name of the method that chose.
         scores: float64 `[L, E]` that decided, higher is better; None when nothing was scored.
         provenance: where the plan came from.
+        router_groups: for a router that picks among groups of experts, whether they stay, each with the same number
+            of experts, or are given up, so that it then picks freely.
     """
 
     layout: MoELayout
@@ -75,6 +80,7 @@ class CompressionPlan:
     method: str
     scores: FloatArray | None = None
     provenance: Provenance = field(default_factory=dict)
+    router_groups: RouterGroups = "balanced"
 
     def __post_init__(self) -> None:
         if len(self.groups) != len(self.layout.layers):
@@ -97,11 +103,34 @@ class CompressionPlan:
                 f"layer {layer} names experts {sorted(members)[:8]}... twice or outside 0..{num_experts - 1}; "
                 "plan each expert once"
             )
+        if self.layout.num_groups > 1 and self.router_groups == "balanced":
+            self._check_router_groups(layer, num_experts, groups)
+
+    def _check_router_groups(self, layer: int, num_experts: int, groups: tuple[ExpertGroup, ...]) -> None:
+        """Check that a router which groups experts by position finds each expert in its old group."""
+        num_groups, topk_groups = self.layout.num_groups, self.layout.topk_groups
+        old_size = num_experts // num_groups
+        new_size, rest = divmod(len(groups), num_groups)
+        homes = [{member // old_size for member in group.members} for group in groups]
+        if rest or any(home != {new // new_size} for new, home in enumerate(homes)):
+            kept = [sum(min(home) == group for home in homes) for group in range(num_groups)]
+            raise PlanError(
+                f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same "
+                "number of each, in order, and merge inside groups only, or give the groups up "
+                "(select.groups: flatten)"
+            )
+        if new_size < 2 or new_size * topk_groups < self.layout.top_k:
+            raise PlanError(
+                f"layer {layer} would keep {new_size} experts per group, but the router needs at least 2 to rank "
+                f"a group and top_k={self.layout.top_k} in the {topk_groups} groups a token may use; keep more "
+                "experts"
+            )
 
     @property
     def new_layout(self) -> MoELayout:
         """The layout after compression."""
-        return replace(self.layout, num_experts=tuple(len(groups) for groups in self.groups))
+        layout = self.layout.flattened if self.router_groups == "flatten" else self.layout
+        return replace(layout, num_experts=tuple(len(groups) for groups in self.groups))
 
     @property
     def kept(self) -> tuple[tuple[int, ...], ...]:
@@ -116,7 +145,8 @@ class CompressionPlan:
     @property
     def digest(self) -> str:
         """The sha256 of what the plan does to a checkpoint: layout and groups, not how they were chosen."""
-        return digest_of([asdict(self.layout), [[asdict(g) for g in groups] for groups in self.groups]])
+        done = [asdict(self.layout), [[asdict(group) for group in groups] for groups in self.groups]]
+        return digest_of([*done, "flatten"] if self.router_groups == "flatten" else done)
 
 
 def pruning_groups(kept: Sequence[int]) -> tuple[ExpertGroup, ...]:

@@ -1,0 +1,74 @@
+"""Load a checkpoint whose layers keep different numbers of experts, and any other the stock way."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from moe_compress.atomic import write_atomically
+from moe_compress.families.config_keys import with_layer_values
+from moe_compress.families.conversion import build_config, build_meta_model
+from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
+
+_NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
+"""Arguments of `from_pretrained` that a config has an attribute for, and that are not meant for it."""
+
+
+def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
+    """Return the model of a checkpoint, with each layer's own number of experts.
+
+    A checkpoint of one number is loaded by `AutoModelForCausalLM`. One of several has `per_layer_config`, which
+    stock classes refuse: its class is made here, and then loads, checks sizes, places and saves like any other.
+
+    Args:
+        path: a checkpoint's folder, or its id on the hub.
+        kwargs: what `from_pretrained` takes; code that comes with a checkpoint never runs.
+
+    Raises:
+        UnsupportedModelError: if the config's layers cannot be built.
+    """
+    layers = read_layer_counts(PreTrainedConfig.get_config_dict(path, **kwargs)[0])
+    if layers is None:
+        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **kwargs)
+    # Configs of some families read the one number while they are built, so it is built as if layers were alike.
+    config = build_config(layers.plain)
+    for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:
+        setattr(config, name, kwargs.pop(name))
+    return make_class(layers).from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
+
+
+def make_class(layers: LayerCounts) -> type[PreTrainedModel]:
+    """Return the model class of a config whose layers have different numbers of experts."""
+    stock: Any = type(build_meta_model(layers.plain))
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        def build(counts: Counts) -> Any:
+            other = deepcopy(config)
+            for name, value in counts.items():
+                setattr(other.get_text_config(), name, value)
+            return stock(other, *args, **kwargs)
+
+        stock.__init__(self, config, *args, **kwargs)
+        graft_layers(self, layers.counts, build)
+
+    def save_pretrained(self: Any, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        stock.save_pretrained(self, save_directory, *args, **kwargs)
+        add_layer_counts(Path(save_directory) / "config.json", layers)
+
+    # The stock name is what a saved config.json is to say, and by name and module the weight conversion is found.
+    members = {"__init__": __init__, "save_pretrained": save_pretrained, "__module__": stock.__module__}
+    return type(stock.__name__, (stock,), members)
+
+
+def add_layer_counts(path: Path, layers: LayerCounts) -> None:
+    """Write the layers' own numbers of experts into a saved `config.json`, which knows the largest alone."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in {name for own in layers.counts.values() for name in own}:
+        values = {layer: own[name] for layer, own in layers.counts.items() if name in own}
+        config = with_layer_values(config, [layers.prefix + name], values)
+    write_atomically(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
