@@ -4,6 +4,15 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
+COUNT_NAMES = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_routed_experts",
+)
+"""What families call the number of routed experts."""
+
 
 def with_value(config: Mapping[str, Any], keys: Iterable[str], value: int) -> dict[str, Any]:
     """Return a copy of a config with each dotted path set to one value, and nothing else changed."""
@@ -12,6 +21,6 @@ def with_value(config: Mapping[str, Any], keys: Iterable[str], value: int) -> di
         *parents, last = key.split(".")
         place = changed
         for parent in parents:
-            place = place[parent]
+            place = place.setdefault(parent, {})
         place[last] = value
     return changed

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -61,12 +61,18 @@ def build_config(config: Mapping[str, Any]) -> Any:
             f"config.json has model_type {model_type!r}, which transformers {transformers.__version__} does "
             "not know; use a checkpoint of an architecture it supports"
         )
+    family: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     try:
-        return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config)))
+        return family.from_dict(family._decode_special_floats(copy.deepcopy(dict(config))))
     except Exception as error:  # validators raise many kinds
         raise UnsupportedModelError(
             f"transformers refuses this '{model_type}' config.json ({_first_line(error)}); correct it"
         ) from error
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value of a config object is a config of its own."""
+    return isinstance(value, PreTrainedConfig)
 
 
 def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
