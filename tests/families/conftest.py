@@ -95,7 +95,8 @@ def tiny(tmp_path_factory):
     @cache
     def make(family):
         folder = tmp_path_factory.mktemp(family) / "model"
-        return Tiny(family, tiny_families.save(family, folder), folder)
+        tiny_families.save(family, folder)
+        return Tiny(family, tiny_families.load(family, folder), folder)
 
     return make
 
