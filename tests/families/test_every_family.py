@@ -18,8 +18,8 @@ from moe_compress.types import ExpertGroup, pruning_groups
 # The softmax over all experts comes before the choice: one term fewer in its sum may round differently.
 SOFTMAX_FIRST = [
     "dbrx", "deepseek_ocr2", "deepseek_v2", "ernie4_5_moe", "flex_olmo", "gemma4", "gemma4_text", "hunyuan_v1_moe",
-    "internvl", "jamba", "mellum", "minimax", "mistral3", "mistral4", "mistral_large4", "mixtral", "olmoe", "phimoe",
-    "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_thinker",
+    "internvl", "jamba", "mellum", "minimax", "mistral3", "mistral4", "mistral_large4", "mixtral", "olmoe",
+    "phimoe", "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_thinker",
     "qwen3_vl_moe", "qwen4_exp", "qwen4_exp_text", "unlimited_ocr", "zaya",
 ]  # fmt: skip
 

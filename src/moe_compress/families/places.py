@@ -35,7 +35,7 @@ class Place:
 
     def has(self, name: str) -> bool:
         """Whether the family's model code knows such a number, so that it is not just a key someone wrote."""
-        return hasattr(type(self.built), self.names_of(name)[0])
+        return any(hasattr(type(self.built), known) for known in self.names_of(name))
 
 
 def find_text_places(config: Mapping[str, Any]) -> Iterator[Place]:
