@@ -1,4 +1,4 @@
-"""The same model under other names: as it is in memory, as the hub has it, with router groups, inside other models."""
+"""The same model under other names: as in memory, as on the hub, with router groups, under another model type."""
 
 import json
 import shutil
@@ -62,8 +62,8 @@ HUB_NAMES = {
     "step3p7": ["moe.gate_proj.weight", "moe.gate.weight", "moe.router_bias"],
 }
 GROUPED = [
-    "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_ocr2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
-    "dots3_note", "dots3_note_text", "exaone_moe", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
+    "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_ocr2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+    "dots1", "dots3_note", "dots3_note_text", "exaone_moe", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
     "glm_moe_dsa", "hy_v4", "kimi_k25", "kimi_linear", "mimo_v2_flash", "mistral3", "mistral4", "mistral_large4",
     "nemotron_h", "solar_open", "unlimited_ocr",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The check before writing: exactly what stock loading would complain about."""
 
 import pytest
-from tests.families.conftest import FAMILIES
+from tests.tiny_configs import FAMILIES
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import CheckpointError, UnsupportedModelError
@@ -55,4 +55,4 @@ def test_a_count_that_was_not_updated_fails(qwen):
 
 def test_an_unknown_model_type_fails(qwen):
     with pytest.raises(UnsupportedModelError, match="nobody"):
-        verify_checkpoint(qwen[0] | {"model_type": "nobody"}, qwen[1])
+        verify_checkpoint(qwen[0] | {"model_type": "nobody", "architectures": ["NobodyForCausalLM"]}, qwen[1])
