@@ -33,19 +33,21 @@ Every text family of transformers that has routed experts, as `python -m tests.f
 *passes* when, on a tiny random model of it saved by transformers:
 
 - every tensor has one role;
-- the pruned files load with no missing, unexpected or mismatched tensor, and are the model pruned in memory, to the bit;
+- the pruned files load with no missing, unexpected or mismatched tensor, and are, bit by bit, the model pruned in
+  memory;
 - experts that no token chooses can go without a change of the logits, to the bit, or to 1e-5 where the router takes
   the softmax before it chooses;
 - merging twins is pruning one of them, and other merges are the weighted mean;
 - in `config.json` nothing changes but the number of experts, under every name it has.
 
-Layers for multi-token prediction (MTP) and experts in FP8 are understood by names and shapes; what is then written has
-tests of its own.
+A layer for multi-token prediction (MTP) behind the last one and experts in FP8 are tried by names and shapes; what is
+then written has tests of its own, as have experts in MXFP4 (`gpt_oss`). `deepseek_v4` is refused when it has layers
+that look experts up by token id (`tid2eid`), because a token's expert that goes has no successor.
 
-| Family | Experts on disk | Router's own vectors | Experts' biases | Groups | Shared experts | MTP | FP8 | Outcome |
+| Family | Experts on disk | Router's vectors | Experts' biases | Groups | Shared experts | MTP | FP8 | Outcome |
 |---|---|---|---|---|---|---|---|---|
 """
-NO = "–"
+NO = "-"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def format_page(rows):
     """Return the page."""
     table = "".join(f"{row}\n" for row in rows)
     others = "".join(f"- `{family}`: {why}\n" for family, why in OUTSIDE.items())
-    return f"{HEAD}{table}\nNot text decoders with experts of their own, and refused or without a class to load:\n\n{others}"
+    return f"{HEAD}{table}\nOutside, because they are no text decoders with experts of their own:\n\n{others}"
 
 
 class _Outcomes:
