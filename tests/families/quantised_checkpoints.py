@@ -4,7 +4,7 @@ import json
 
 import torch
 from safetensors.torch import save_file
-from tests.families.conftest import build
+from tests.tiny_families import build
 
 NUM_EXPERTS = 8
 WIDE = {  # DeepSeek-V3's own 576 rows of the latent projection: 512 + 64, five rows of blocks

@@ -1,15 +1,17 @@
 """What derive says about each family's tensors, and what it refuses."""
 
-import re
-
 import pytest
-import torch
-from tests.families.conftest import FAMILIES, NUM_EXPERTS, build
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+from tests.tiny_configs import FAMILIES
+from tests.tiny_families import build
+from transformers import CONFIG_MAPPING
+from transformers.models.auto import modeling_auto
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.config_keys import COUNT_NAMES
 from moe_compress.families.conversion import build_meta_model, shapes_in_memory
+from moe_compress.families.counting import find_count
+from moe_compress.families.departures import Departure
 from moe_compress.families.derive import derive_tensor_map
 
 MIXTRAL = {"model_type": "mixtral", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 12}
@@ -35,34 +37,12 @@ def mixtral_shapes():
     return shapes
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_tensor_has_one_role_and_every_expert_all_its_tensors(tiny, family):
-    model = tiny(family)
-    index = read_index(model.folder)
-    found = derive_tensor_map(index.config, index.shapes)
-    assert set(found.roles) == set(index.tensors)
-    assert found.layout.layers == tuple(model.moe_layers)
-    assert found.layout.num_experts == (NUM_EXPERTS,) * len(model.moe_layers)
-    assert (found.layout.top_k, found.layout.num_groups) == (2, 1)
-    for name, role in found.roles.items():
-        numbered = re.search(r"layers\.(\d+)\..*\.experts\.(\d+)\.", name)
-        assert (role.kind == "expert") == bool(numbered), name
-        if numbered:
-            assert (role.layer, role.expert) == (int(numbered[1]), int(numbered[2]))
-            assert found.rename(name, 77) == name.replace(f".experts.{numbered[2]}.", ".experts.77.")
-        if role.kind == "expert_axis":
-            assert index.shapes[name][role.axis] == NUM_EXPERTS
-            assert role.is_router == bool(re.search(r"\.(gate|router)\.", name)), name
-    per_layer = 3 * NUM_EXPERTS if found.expert_spans else 0
-    assert len(found.expert_spans) == per_layer * len(model.moe_layers)
-
-
 def test_the_handwritten_mixtral_is_understood():
     found = derive_tensor_map(MIXTRAL, mixtral_shapes())
     kinds = [role.kind for role in found.roles.values()]
     # 2 layers x 4 experts x 3 matrices; 2 routers; 2 layers x (2 norms + 4 projections) + 3
     assert [kinds.count(kind) for kind in ("expert", "expert_axis", "untouched")] == [24, 2, 15]
-    assert found.count_keys == ("num_local_experts", "num_experts")
+    assert found.count_keys == ("num_local_experts",)
 
 
 def test_a_count_that_no_alias_explains_is_kept_in_step():
@@ -70,37 +50,48 @@ def test_a_count_that_no_alias_explains_is_kept_in_step():
     assert "n_routed_experts" in found.count_keys
 
 
-def test_router_groups_come_from_the_config():
-    model = build("deepseek_v3", n_group=2, topk_group=1, num_hidden_layers=2)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    layout = derive_tensor_map(model.config.to_dict(), shapes).layout
-    assert (layout.num_groups, layout.topk_groups) == (2, 1)
-
-
-@pytest.mark.parametrize("is_transposed", [False, True])
-def test_a_nested_text_config_and_fused_experts_of_either_orientation(is_transposed):
-    text = {
-        "num_hidden_layers": 2,
-        "hidden_size": 16,
-        "moe_intermediate_size": 12,
-        "num_experts": 4,
-        "vocab_size": 32,
+def test_the_count_of_a_nested_config_is_written_there_and_wherever_it_is_repeated(tiny):
+    index = read_index(tiny("glm4v_moe").folder)
+    text = index.config["text_config"] | {"num_experts": 8, "num_local_experts": 8}
+    found = derive_tensor_map(dict(index.config) | {"text_config": text, "moe_num_experts": 8}, index.shapes)
+    # `num_local_experts` is an alias that the family reads; the other two it does not, and another reader might
+    assert set(found.count_keys) == {
+        "text_config.n_routed_experts",
+        "text_config.num_local_experts",
+        "text_config.num_experts",
+        "moe_num_experts",
     }
-    text |= {"num_experts_per_tok": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 12}
-    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 16, "intermediate_size": 16}
-    vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
-    config = CONFIG_MAPPING["qwen3_vl_moe"](text_config=text, vision_config=vision)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+
+
+def test_a_number_that_the_file_leaves_to_the_default_is_written_under_its_own_name(tiny):
+    model = build("deepseek_v3", n_group=8, topk_group=4, num_experts=16)
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ("n_group", "topk_group")}
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if is_transposed:
-        shapes = {name: (s[0], s[2], s[1]) if ".experts." in name else s for name, s in shapes.items()}
-    written = config.to_dict() | {"architectures": [type(model).__name__]}
-    found = derive_tensor_map(written, shapes)
-    assert set(found.count_keys) == {"text_config.num_local_experts", "text_config.num_experts"}
-    fused = found.roles["model.language_model.layers.1.mlp.experts.down_proj"]
-    assert (fused.kind, fused.layer, fused.axis, fused.is_router) == ("expert_axis", 1, 0, False)
-    assert found.roles["model.visual.blocks.0.mlp.linear_fc1.weight"].kind == "untouched"
+    found = derive_tensor_map(config, shapes)
+    assert (found.layout.num_groups, found.layout.topk_groups) == (8, 4)
+    assert found.group_keys == ("n_group", "topk_group")
+
+
+def test_groups_that_the_router_does_not_look_at_are_none():
+    for changes in ({"topk_method": "greedy"}, {"topk_method": "group_limited_greedy"}):
+        model = build("deepseek_v2", n_group=2, topk_group=1, **changes)
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = derive_tensor_map(model.config.to_dict(), shapes)
+        assert found.layout.num_groups == (1 if changes["topk_method"] == "greedy" else 2)
+        assert bool(found.group_keys) == (changes["topk_method"] != "greedy")
+    found = derive_tensor_map(MIXTRAL | {"n_group": 2, "topk_group": 1}, mixtral_shapes())
+    assert (found.layout.num_groups, found.group_keys) == (1, ())
+
+
+def test_one_number_of_experts_per_token_may_be_told_layer_by_layer(tiny):
+    index = read_index(tiny("hunyuan_v1_moe").folder)
+    assert derive_tensor_map(dict(index.config) | {"moe_topk": [2, 2, 2]}, index.shapes).layout.top_k == 2
+    refuse(dict(index.config) | {"moe_topk": [2, 1, 2]}, index.shapes, r"gives a token \[2, 1, 2\]")
+
+
+def test_a_router_that_can_only_pick_two_is_not_told_three(tiny):
+    index = read_index(tiny("phimoe").folder)
+    refuse(dict(index.config) | {"num_experts_per_tok": 3}, index.shapes, "'phimoe' gives a token 3 experts")
 
 
 def refuse(config, shapes, words):
@@ -171,18 +162,18 @@ def test_two_tensors_for_one_parameter_are_refused():
 
 
 def test_token_to_expert_tables_are_refused():
-    shapes = mixtral_shapes() | {"model.layers.0.mlp.gate.tid2eid": (32, 2)}
-    refuse(MIXTRAL, shapes, "look experts up by token id")
+    model = build("deepseek_v4", mlp_layer_types=["hash_moe", "moe", "moe"])
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    refuse(model.config.to_dict(), shapes, r"1 tensors look experts up by token id: model\.layers\.0\..*tid2eid")
 
 
-def test_experts_with_neighbours_on_their_axis_are_refused():
-    config = CONFIG_MAPPING["longcat_flash"](
-        num_layers=1, hidden_size=16, ffn_hidden_size=16, expert_ffn_hidden_size=8, n_routed_experts=4,
-        zero_expert_num=2, moe_topk=2, num_attention_heads=2, vocab_size=32, q_lora_rank=8, kv_lora_rank=8,
-        qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    shapes = shapes_in_memory(build_meta_model(config.to_dict()))
-    refuse(config.to_dict(), shapes, "its expert axis is not understood")
+def test_neighbours_on_the_experts_axis_are_refused_unless_the_family_says_where_they_are(tiny):
+    index = read_index(tiny("zaya").folder)
+    config = dict(index.config)
+    in_memory = shapes_in_memory(build_meta_model(config))
+    with pytest.raises(UnsupportedModelError, match=r"goes from \[9\] to \[17\].*not understood"):
+        find_count(config, in_memory, Departure())
+    assert find_count(config, in_memory, Departure(has_rows_after_experts=True)).value == 8
 
 
 def test_a_router_without_top_k_is_refused():
@@ -211,3 +202,41 @@ def test_experts_in_two_stacks_are_refused():
     written = config.to_dict() | {"architectures": ["SwitchTransformersForConditionalGeneration"]}
     shapes = shapes_in_memory(build_meta_model(written))
     refuse(written, shapes, "more than one stack of layers")
+
+
+def test_no_family_with_experts_is_forgotten():
+    texts = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        | modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        | modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+        | modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    )
+    counting = {family for family in texts if counts_experts(CONFIG_MAPPING[family])}
+    assert counting - set(FAMILIES) == {
+        "diffusion_gemma",
+        "doge",
+        "nllb-moe",
+        "qwen3_omni_moe",
+        "switch_transformers",
+    }
+
+
+def counts_experts(config_class):
+    """Whether a config class, or one nested in it, has a number of experts."""
+    names = [*COUNT_NAMES, *(alias for alias in config_class.attribute_map if alias in COUNT_NAMES)]
+    nested = config_class.sub_configs.values()
+    return any(hasattr(config_class, name) or name in config_class.attribute_map for name in names) or any(
+        counts_experts(part) for part in nested if hasattr(part, "attribute_map")
+    )
+
+
+def test_a_family_without_experts_of_its_own_kind_is_refused():
+    config = {"model_type": "doge", "is_moe": True, "num_hidden_layers": 1}
+    refuse(config, {}, "'doge' cannot be compressed: its experts are single neurons")
+
+
+def test_two_stacks_of_denoising_layers_are_refused():
+    names = {"architectures": ["DiffusionGemmaForBlockDiffusion"], "model_type": "diffusion_gemma"}
+    text = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8, "enable_moe_block": True}
+    config = CONFIG_MAPPING["diffusion_gemma"](text_config=text).to_dict() | names
+    refuse(config, shapes_in_memory(build_meta_model(config)), "more than one stack of layers")

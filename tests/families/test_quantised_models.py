@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.families import conftest
+from tests import tiny_families
 from tests.families.quantised_checkpoints import (
     FP8,
     NUM_EXPERTS,
@@ -34,7 +34,7 @@ ALL_KEPT = {layer: list(range(NUM_EXPERTS)) for layer in KEPT}
 
 def load(folder):
     """Return the model in float32; what a quantised checkpoint has in BF16 comes as that, whatever is asked for."""
-    return conftest.load(folder).float()
+    return tiny_families.load("deepseek_v3", folder).float()
 
 
 @pytest.fixture

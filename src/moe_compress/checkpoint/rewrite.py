@@ -178,8 +178,9 @@ def _plan_tensor(
 def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob:
     """Return the job of a tensor with one slice per expert along an axis."""
     outer = prod(info.shape[: role.axis])
-    experts, rest = divmod(info.shape[role.axis], role.rows_per_expert)
-    slice_bytes, split = divmod(info.num_bytes, outer * experts)
+    experts, rest = divmod(info.shape[role.axis] - role.num_others, role.rows_per_expert)
+    row_bytes, split = divmod(info.num_bytes, outer * info.shape[role.axis])
+    slice_bytes, block_bytes = row_bytes * role.rows_per_expert, row_bytes * info.shape[role.axis]
     last = max(member for group in groups for member in group.members)
     if rest or split or last >= experts:
         raise CheckpointError(
@@ -188,13 +189,17 @@ def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob
         )
     pieces: list[Piece] = []
     for block in range(outer):
+        first = info.start + block * block_bytes
         for group in groups:
-            starts = [info.start + (block * experts + member) * slice_bytes for member in group.members]
+            starts = [first + member * slice_bytes for member in group.members]
             ranges = tuple(ByteRange(info.file, start, slice_bytes) for start in starts)
             # A merged expert is picked by the plain mean of its members' router rows, whatever their weights.
             weights = (1 / len(ranges),) * len(ranges) if role.is_router else group.weights
             pieces.append(_combine(info, ranges, weights))
-    shape = (*info.shape[: role.axis], len(groups) * role.rows_per_expert, *info.shape[role.axis + 1 :])
+        if role.num_others:
+            pieces.append(ByteRange(info.file, first + experts * slice_bytes, role.num_others * row_bytes))
+    length = len(groups) * role.rows_per_expert + role.num_others
+    shape = (*info.shape[: role.axis], length, *info.shape[role.axis + 1 :])
     return TensorJob(info.name, info.dtype, shape, tuple(pieces))
 
 

@@ -21,7 +21,7 @@ def with_value(config: Mapping[str, Any], keys: Iterable[str], value: int) -> di
         *parents, last = key.split(".")
         place = changed
         for parent in parents:
-            place = place[parent]
+            place = place.setdefault(parent, {})
         place[last] = value
     return changed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -55,20 +55,42 @@ def build_config(config: Mapping[str, Any]) -> Any:
     """Return transformers' config object for a `config.json`; never runs code that came with a checkpoint.
 
     Raises:
-        UnsupportedModelError: if transformers does not know the model type or refuses a value.
+        UnsupportedModelError: if transformers knows neither the model type nor the model class, or refuses a value.
     """
-    model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    family = _find_config_class(config)
+    is_known = str(config.get("model_type")) in CONFIG_MAPPING
+    known = dict(config) if is_known else {**config, "model_type": family.model_type}
+    try:
+        return family.from_dict(family._decode_special_floats(copy.deepcopy(known)))
+    except Exception as error:  # validators raise many kinds
+        raise UnsupportedModelError(
+            f"transformers refuses this '{config.get('model_type')}' config.json ({_first_line(error)}); correct it"
+        ) from error
+
+
+def _find_config_class(config: Mapping[str, Any]) -> type[PreTrainedConfig]:
+    """Return the class of the model type, or else of the model that `architectures` names, as for Kimi-K2."""
+    model_type = str(config.get("model_type"))
+    if model_type in CONFIG_MAPPING:
+        return CONFIG_MAPPING[model_type]  # type: ignore[no-any-return]
+    named = getattr(_find_model_class(config), "config_class", None)
+    if named is None:
         raise UnsupportedModelError(
             f"config.json has model_type {model_type!r}, which transformers {transformers.__version__} does "
             "not know; use a checkpoint of an architecture it supports"
         )
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config)))
-    except Exception as error:  # validators raise many kinds
-        raise UnsupportedModelError(
-            f"transformers refuses this '{model_type}' config.json ({_first_line(error)}); correct it"
-        ) from error
+    return named  # type: ignore[no-any-return]
+
+
+def _find_model_class(config: Mapping[str, Any]) -> Any:
+    """Return transformers' own class of the name that stands first in `architectures`, None if it has none."""
+    names = config.get("architectures")
+    return getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value of a config object is a config of its own."""
+    return isinstance(value, PreTrainedConfig)
 
 
 def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -110,8 +132,7 @@ def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
 
 def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], PreTrainedModel]:
     """Return how to build the class that `architectures` names, or else the model type's language model."""
-    names = config.get("architectures") or [""]
-    named: Any = getattr(transformers, str(names[0]), None)
+    named = _find_model_class(config)
     fits = getattr(named, "config_class", None) is type(built)
     factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else AutoModelForCausalLM.from_config
     return factory

@@ -1,18 +1,15 @@
 """Which checkpoint tensor is which expert's: those that grow when the config's number of experts does.
 
-The model is built twice on the meta device, the second time with twice the experts. A tensor that is larger then
-has one slice per expert along the axis that grew; transformers' weight conversion says which checkpoint tensors go
-into it.
+A tensor that is larger in a model with twice the experts has one slice per expert along the axis that grew;
+transformers' weight conversion says which checkpoint tensors go into it.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.config_keys import COUNT_NAMES, with_value
 from moe_compress.families.conversion import (
     Source,
     build_config,
@@ -21,34 +18,19 @@ from moe_compress.families.conversion import (
     report_loading,
     shapes_in_memory,
 )
+from moe_compress.families.counting import ExpertCount, Growth, find_count
+from moe_compress.families.departures import find_departure
 from moe_compress.families.mtp import extend_to_mtp
 from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.quantised import extend_to_parts, view_plain
+from moe_compress.families.routing import read_layout
 from moe_compress.families.verify import name_some
-from moe_compress.types import MoELayout, TensorMap, TensorRole
+from moe_compress.types import TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.(?P<layer>\d+)\.")
 _NUMBER = re.compile(r"\d+")
-
-
-@dataclass(frozen=True)
-class _Growth:
-    """How an in-memory tensor depends on the number of experts."""
-
-    axis: int
-    rows_per_expert: int
-
-
-@dataclass(frozen=True)
-class _Count:
-    """Where a config holds the number of experts, and what grows with it."""
-
-    keys: tuple[str, ...]
-    value: int
-    growth: Mapping[str, _Growth]
 
 
 def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
@@ -59,8 +41,8 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
         tensors: tensor name on disk -> shape.
 
     Raises:
-        UnsupportedModelError: if transformers does not know the architecture, it has no routed experts, a tensor
-            cannot be told apart, or the quantisation is not understood.
+        UnsupportedModelError: if transformers does not know the architecture, it has no routed experts, its family
+            is one that cannot be compressed, a tensor cannot be told apart, or the quantisation is not understood.
     """
     view = view_plain(config, tensors)
     return extend_to_parts(_derive_plain(view.config, view.shapes), view, tensors)
@@ -68,6 +50,10 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
 
 def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     """Return the map of a checkpoint that is not quantised."""
+    family = build_config(config).get_text_config().model_type
+    departure = find_departure(family)
+    if departure.refused:
+        raise UnsupportedModelError(f"'{family}' cannot be compressed: {departure.refused}")
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
     report = report_loading(config, tensors)
     if read_layer_counts(config) is not None:
@@ -79,8 +65,9 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     model = build_meta_model(config)
     in_memory = shapes_in_memory(model)
     sources = locate_sources(model, tensors)
-    count = _find_count(config, in_memory)
+    count = find_count(config, in_memory, departure)
     layers = _layers_of(count.growth)
+    routers = _find_routers(count, layers, in_memory)
     roles: dict[str, TensorRole] = {}
     spans: dict[str, tuple[int, int]] = {}
     for source, names in _group_by_source(sources).items():
@@ -93,14 +80,16 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
                 layers[source.target],
                 axis=axis,
                 rows_per_expert=growth.rows_per_expert,
-                is_router=_is_router(source.target, count, in_memory),
+                num_others=growth.num_others,
+                is_router=source.target in routers,
             )
         else:
             found = _find_spans(names, count.value)
             spans.update(found)
             for name, (start, end) in found.items():
                 roles[name] = TensorRole("expert", layers[source.target], expert=int(name[start:end]))
-    tensor_map = TensorMap(_layout_of(config, count, layers), roles, count.keys, spans)
+    layout, group_keys = read_layout(config, count, layers.values(), departure)
+    tensor_map = TensorMap(layout, roles, count.keys, spans, group_keys)
     ignored = frozenset(report.ignored)
     passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
     return extend_to_mtp(tensor_map, config, tensors, passed_over)
@@ -128,18 +117,40 @@ def _refuse_unknown(names: tuple[str, ...], why: str) -> None:
         )
 
 
-def _find_axis(on_disk: list[tuple[int, ...]], in_memory: tuple[int, ...], growth: _Growth) -> int | None:
-    """Return the expert axis of a tensor that is alone in its target, None if it is one of many or unclear."""
+def _find_axis(on_disk: list[tuple[int, ...]], in_memory: tuple[int, ...], growth: Growth) -> int | None:
+    """Return the expert axis of a tensor that is alone in its part of the target, None if it is one of many."""
     if len(on_disk) != 1:
         return None
-    if on_disk[0] == in_memory:
+    shape = on_disk[0]
+    places = [axis for axis, size in enumerate(shape) if size == in_memory[growth.axis]]
+    if growth.axis in places and _is_part(shape, in_memory):
         return growth.axis
-    places = [axis for axis, size in enumerate(on_disk[0]) if size == in_memory[growth.axis]]
-    is_transposed = sorted(on_disk[0]) == sorted(in_memory)
+    is_transposed = sorted(shape) == sorted(in_memory)
     return places[0] if is_transposed and len(places) == 1 else None
 
 
-def _is_router(target: str, count: _Count, in_memory: Shapes) -> bool:
+def _is_part(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether a tensor is a whole, or what is joined with its like along one axis to make it."""
+    if len(shape) != len(whole):
+        return False
+    shorter = [(size, total) for size, total in zip(shape, whole, strict=True) if size != total]
+    return len(shorter) <= 1 and all(total % size == 0 for size, total in shorter)
+
+
+def _find_routers(count: ExpertCount, layers: Mapping[str, int], in_memory: Shapes) -> set[str]:
+    """Return the tensors the routers own.
+
+    Raises:
+        UnsupportedModelError: if a layer has more than one router, so that one plan would cut different experts.
+    """
+    routers = {name for name in count.growth if _is_router(name, count, in_memory)}
+    matrices = sorted(name for name in routers if sum(size > 1 for size in in_memory[name]) > 1)
+    crowded = [name for name in matrices if sum(layers[other] == layers[name] for other in matrices) > 1]
+    _refuse_unknown(tuple(crowded), "are routers of several sets of experts in one layer, with one number for all")
+    return routers
+
+
+def _is_router(target: str, count: ExpertCount, in_memory: Shapes) -> bool:
     """Whether a tensor is the router's: its module owns nothing that has a matrix per expert."""
     owner = target.rpartition(".")[0]
     siblings = (name for name in count.growth if name.rpartition(".")[0] == owner)
@@ -168,68 +179,7 @@ def _find_spans(names: list[str], num_experts: int) -> dict[str, tuple[int, int]
     )
 
 
-def _find_count(config: Mapping[str, Any], in_memory: Shapes) -> _Count:
-    """Return the config's number of experts, found by doubling each candidate and seeing what grows.
-
-    Raises:
-        UnsupportedModelError: if nothing grows, so that there are no routed experts.
-    """
-    for keys, stale, value in _list_candidates(config):
-        doubled = shapes_in_memory(build_meta_model(with_value(config, keys, 2 * value)))
-        growth = _compare(in_memory, doubled, value)
-        if any(entry.rows_per_expert == 1 for entry in growth.values()):
-            return _Count((*keys, *stale), value, growth)
-    raise UnsupportedModelError(
-        f"'{config.get('model_type')}' with this config has no routed experts; give a Mixture-of-Experts checkpoint"
-    )
-
-
-def _compare(before: Shapes, after: Shapes, value: int) -> dict[str, _Growth]:
-    """Return the tensors that grew as the number of experts doubled.
-
-    Raises:
-        UnsupportedModelError: if one grew in another way than by whole experts along one axis.
-    """
-    growth = {}
-    for name, shape in before.items():
-        larger = after.get(name, shape)
-        changed = [axis for axis, sizes in enumerate(zip(shape, larger, strict=True)) if len(set(sizes)) > 1]
-        if not changed:
-            continue
-        axis = changed[0]
-        if len(changed) > 1 or shape[axis] % value or larger[axis] != 2 * shape[axis]:
-            raise UnsupportedModelError(
-                f"'{name}' goes from {list(shape)} to {list(larger)} when the experts double from {value}; "
-                "its expert axis is not understood"
-            )
-        growth[name] = _Growth(axis, shape[axis] // value)
-    return growth
-
-
-def _list_candidates(config: Mapping[str, Any]) -> Iterator[tuple[list[str], list[str], int]]:
-    """Yield each integer of the (text) config that may count experts.
-
-    Yields:
-        Dotted paths of the number and its aliases; of other names that hold the same number, which this family does
-        not read and another reader might; the number.
-    """
-    built = build_config(config)
-    text = built.get_text_config()
-    nested = (key for key, part in config.items() if isinstance(part, dict) and getattr(built, key, None) is text)
-    place = None if text is built else next(nested, None)
-    written = config[place] if place else config
-    prefix = f"{place}." if place else ""
-    aliases = getattr(text, "attribute_map", {})
-    for name in dict.fromkeys(aliases.get(name, name) for name in COUNT_NAMES):
-        value = getattr(text, name, None)
-        if type(value) is not int or value < 1:
-            continue
-        known = [name, *(alias for alias in COUNT_NAMES if aliases.get(alias) == name)]
-        stale = [key for key in COUNT_NAMES if key not in known and written.get(key) == value]
-        yield [prefix + key for key in known], [prefix + key for key in stale], value
-
-
-def _layers_of(growth: Mapping[str, _Growth]) -> dict[str, int]:
+def _layers_of(growth: Mapping[str, Growth]) -> dict[str, int]:
     """Return in-memory tensor -> decoder layer.
 
     Raises:
@@ -243,23 +193,3 @@ def _layers_of(growth: Mapping[str, _Growth]) -> dict[str, int]:
             "of decoder layers can be compressed"
         )
     return {name: int(match["layer"]) for name, match in matches.items() if match}
-
-
-def _layout_of(config: Mapping[str, Any], count: _Count, layers: Mapping[str, int]) -> MoELayout:
-    """Return the layout, with the router's limits as its family reads them from the config.
-
-    Raises:
-        UnsupportedModelError: if the config does not say how many experts a token gets.
-    """
-    text = build_config(config).get_text_config()
-    top_k = next((value for name in _TOP_K_NAMES if type(value := getattr(text, name, None)) is int), None)
-    if top_k is None:
-        raise UnsupportedModelError(
-            f"'{config.get('model_type')}' does not say how many experts a token gets (looked for "
-            f"{', '.join(_TOP_K_NAMES)}); add it to config.json"
-        )
-    is_grouped = getattr(text, "topk_method", None) != "greedy"
-    groups = (getattr(text, "n_group", None) or 1) if is_grouped else 1
-    chosen = (getattr(text, "topk_group", None) or 1) if is_grouped else 1
-    indices = tuple(sorted(set(layers.values())))
-    return MoELayout(indices, (count.value,) * len(indices), top_k, groups, chosen)

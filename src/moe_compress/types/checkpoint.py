@@ -43,6 +43,7 @@ class TensorRole:
         expert: the expert, when the kind is `expert`.
         axis: the axis that counts experts, when the kind is `expert_axis`.
         rows_per_expert: consecutive entries along `axis` that one expert owns.
+        num_others: entries along `axis` behind the experts' that belong to none of them and stay.
         is_router: whether the router owns it, so that merging averages rows instead of weights.
     """
 
@@ -51,6 +52,7 @@ class TensorRole:
     expert: int | None = None
     axis: int = 0
     rows_per_expert: int = 1
+    num_others: int = 0
     is_router: bool = False
 
 

@@ -1,6 +1,7 @@
 """One small file for each family that departs from what can be derived: `departures/minimax.py` is `minimax`'s.
 
 Such a file has `DEPARTURE`, which says what is different and nothing else. A family without a file is derived.
+A family of text inside another has its own: `gemma4_text`, not `gemma4`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ class Departure:
 
     Attributes:
         refused: why its checkpoints cannot be compressed, as the end of a sentence; None when they can.
+        top_k: the only number of experts per token its router can pick; None when the config decides.
+        has_rows_after_experts: whether the router knows more than the routed experts and keeps it behind them, as
+            rows that stay: shared experts, or one that skips the layer.
+        count_aliases: names of the number of experts that other engines read and transformers does not save.
     """
 
     refused: str | None = None
+    top_k: int | None = None
+    has_rows_after_experts: bool = False
+    count_aliases: tuple[str, ...] = ()
 
 
 def find_departure(model_type: str) -> Departure:
