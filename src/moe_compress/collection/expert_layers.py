@@ -49,10 +49,12 @@ def find_layers(model: Any) -> list[ExpertLayer]:
         raise UnsupportedModelError(
             f"the routing of '{family}' cannot be observed: {departure.refused}; give a model of another family"
         )
+    # A vision tower may have experts too; they are not the text model's.
+    of_text = {id(module) for module in model.get_decoder().modules()}
     found: list[ExpertLayer] = []
     for name, module in model.named_modules():
         parts = name.split(".")
-        if not _runs_experts(parts[-1], module):
+        if parts[-1] != "experts" or not hasattr(module, "num_experts") or id(module) not in of_text:
             continue
         index = max((place for place, part in enumerate(parts) if part.isdigit()), default=0)
         decoder_layer = model.get_submodule(".".join(parts[: index + 1]))
@@ -63,7 +65,3 @@ def find_layers(model: Any) -> list[ExpertLayer]:
             f"{type(model).__name__} has no layer with routed experts; give a Mixture-of-Experts checkpoint"
         )
     return found
-
-
-def _runs_experts(name: str, module: nn.Module) -> bool:
-    return name == "experts" and (hasattr(module, "num_experts") or hasattr(module, "total_experts"))

@@ -74,8 +74,6 @@ class LayerWatch:
             added = self._stream_weights.flatten(0, -2).unsqueeze(-1) * added.unsqueeze(1)
             return before.reshape(len(added), -1), added.flatten(1)
         before = before.reshape(-1, before.shape[-1])
-        if self.layer.departure.residual == "layer_output":
-            before = before.float() - added.float()
         of_before, of_added = self.layer.departure.stream_scales(self.layer.decoder_layer)
         is_plain = isinstance(of_before, float) and of_before == of_added == 1.0
         return (before, added) if is_plain else (of_before * before.float(), of_added * added.float())
@@ -160,8 +158,6 @@ class LayerWatch:
             self._routed = output
 
     def _leave_layer(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if self.layer.departure.residual == "layer_output":
-            self._residual = output[0] if isinstance(output, tuple) else output
         if self.call is not None:
             self._finish(self)
         self._forget()

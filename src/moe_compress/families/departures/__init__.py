@@ -37,8 +37,7 @@ class Departure:
     Attributes:
         refused: why its checkpoints cannot be compressed, as the end of a sentence; None when they can.
         residual: what `h` is: the input of the norm that feeds the block; the block's own input; the decoder
-            layer's input; the layer's output before the experts were added; or the (first tensor) argument of
-            the child that `residual_child` names.
+            layer's input; or the argument of the child that `residual_child` names.
         residual_child: for `residual="argument"`, the decoder layer's child and the position of its argument.
         passages: what the experts' sum goes through before it is added, in order. The contribution of the routed
             experts is their share of what comes out: a linear module is applied to their sum alone, a norm
@@ -53,7 +52,7 @@ class Departure:
     """
 
     refused: str | None = None
-    residual: Literal["norm_input", "block_input", "layer_input", "layer_output", "argument"] = "norm_input"
+    residual: Literal["norm_input", "block_input", "layer_input", "argument"] = "norm_input"
     residual_child: tuple[str, int] | None = None
     passages: tuple[Passage, ...] = ()
     streams: tuple[str, Callable[[Any, Any], tuple[Any, Any]]] | None = None
