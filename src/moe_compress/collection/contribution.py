@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,12 +41,30 @@ def change_direction(before_TD: torch.Tensor, added_TD: torch.Tensor) -> torch.T
     Written with `sin^2 = 1 - cos^2`, which keeps float32 dot products accurate to 1e-6 of a small change too,
     where subtracting two nearly equal numbers would not.
     """
-    before_TD, added_TD = before_TD.float(), added_TD.float()
-    before_T = before_TD.square().sum(dim=-1).double()
-    added_T = added_TD.square().sum(dim=-1).double()
-    inner_T = (before_TD * added_TD).sum(dim=-1).double()
+    pieces = [
+        (row_norms(before), row_norms(added), (before * added).sum(dim=-1))
+        for before, added in zip(_in_float32(before_TD), _in_float32(added_TD), strict=True)
+    ]
+    before_T, added_T, inner_T = (torch.cat(parts).double() for parts in zip(*pieces, strict=True))
+    before_T, added_T = before_T.square(), added_T.square()
     after_T = before_T + 2 * inner_T + added_T
     product_T = (before_T * after_T).clamp(min=torch.finfo(torch.float64).tiny)
     cosine_T = (before_T + inner_T) / product_T.sqrt()
     sine_squared_T = (before_T * added_T - inner_T.square()).clamp(min=0) / product_T
     return torch.where(cosine_T > 0, sine_squared_T / (1 + cosine_T), 1 - cosine_T)
+
+
+def row_norms(values: torch.Tensor) -> torch.Tensor:
+    """Return L2 norms over the last axis, summed up in float32."""
+    if values.device.type != "cpu" or values.dtype == torch.float32:
+        return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+    # On a CPU the same call converts number by number, which takes twice as long.
+    pieces = _in_float32(values.reshape(-1, values.shape[-1]))
+    return torch.cat([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces]).reshape(values.shape[:-1])
+
+
+def _in_float32(values_TD: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield rows in float32, a few at a time: they stay in the cache, and memory is bounded."""
+    numbers = 2**17 if values_TD.device.type == "cpu" else 2**26
+    for piece in values_TD.split(max(1, numbers // values_TD.shape[-1])):
+        yield piece.float()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moe_compress.collection.contribution import row_norms
+
 Forward = Callable[..., torch.Tensor]
 
 
@@ -55,7 +57,7 @@ def call_experts(
     seen: list[torch.Tensor] = []
     implementation = _implementation_of(experts)
     if implementation in _NORMS_IN_ORDER:
-        with _listen(experts, lambda outputs_ND: seen.append(_norms(outputs_ND))):
+        with _listen(experts, lambda outputs_ND: seen.append(row_norms(outputs_ND))):
             output = forward(hidden, ids_TK, weights_TK)
     else:
         output = forward(hidden, ids_TK, weights_TK)
@@ -63,7 +65,7 @@ def call_experts(
     if len(seen) == 1 and seen[0].numel() == ids_TK.numel():
         norms_TK = _NORMS_IN_ORDER[implementation](seen[0], ids_TK)
     else:
-        norms_TK = _norms(bare_outputs(forward, hidden_TD, ids_TK, weights_TK))
+        norms_TK = row_norms(bare_outputs(forward, hidden_TD, ids_TK, weights_TK))
     routed_TD = output.reshape(-1, output.shape[-1])
     return output, ExpertsCall(hidden_TD, ids_TK, weights_TK, norms_TK, routed_TD)
 
@@ -87,7 +89,7 @@ def call_input_scaled_experts(
     outputs_ETD = output.reshape(num_experts, num_tokens, -1)
     weights_TK, ids_TK = scores_TE.topk(top_k, dim=-1)
     chosen_TKD = outputs_ETD[ids_TK, torch.arange(num_tokens, device=ids_TK.device).unsqueeze(1)]
-    norms_TK = _norms(chosen_TKD) / weights_TK.float()
+    norms_TK = row_norms(chosen_TKD) / weights_TK.float()
     call = ExpertsCall(scaled_ND[:num_tokens], ids_TK, weights_TK, norms_TK, outputs_ETD.sum(dim=0))
     return output, call
 
@@ -131,10 +133,6 @@ def _listen(experts: Any, see: Callable[[torch.Tensor], None]) -> Iterator[None]
     finally:
         experts.has_post_expert_norm = False
         del experts.post_expert_norm
-
-
-def _norms(outputs: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32)
 
 
 def _as_paired(norms_N: torch.Tensor, ids_TK: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class LayerWatch:
 
     def _forget(self) -> None:
         self.call: ExpertsCall | None = None
-        self._passed: list[tuple[torch.Tensor, Any]] = []
+        self._last_child: tuple[torch.Tensor, Any] | None = None
         self._residual: torch.Tensor | None = None
         self._stream_weights: torch.Tensor | None = None
         self._contribution: torch.Tensor | None = None
@@ -84,7 +85,6 @@ class LayerWatch:
         handles = [
             layer.decoder_layer.register_forward_pre_hook(self._enter_layer, with_kwargs=True),
             layer.block.register_forward_pre_hook(self._enter_block),
-            layer.decoder_layer.register_forward_hook(self._leave_layer),
         ]
         for name, child in layer.decoder_layer.named_children():
             if child is not layer.block:
@@ -96,9 +96,9 @@ class LayerWatch:
         for child in layer.owner.children():
             if child is not layer.experts:
                 handles.append(child.register_forward_hook(self._leave_router))
-        for path, nature in departure.passages:
+        for position, (path, _) in enumerate(departure.passages):
             module = layer.decoder_layer.get_submodule(path)
-            handles.append(module.register_forward_hook(_Passage(self, nature), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(self._pass, position), with_kwargs=True))
         for handle in handles:
             stack.callback(handle.remove)
         self._replace_forward(stack)
@@ -123,7 +123,25 @@ class LayerWatch:
         self.call = call
         scale = self.layer.departure.routed_scale(self.layer.decoder_layer)
         self._contribution = call.routed_TD if scale == 1.0 else call.routed_TD * scale
+        if not self.layer.departure.passages:
+            self._show()
         return output
+
+    def _pass(
+        self, position: int, module: nn.Module, inputs: tuple[Any, ...], kwargs: Any, output: torch.Tensor
+    ) -> None:
+        """Follow the contribution through one more module on its way to the residual stream."""
+        if self._contribution is None:
+            return
+        passages = self.layer.departure.passages
+        nature = passages[position][1]
+        self._contribution = pass_through(self._contribution, nature, module, inputs[0], output, kwargs)
+        if position == len(passages) - 1:
+            self._show()
+
+    def _show(self) -> None:
+        self._finish(self)
+        self._forget()
 
     def _enter_layer(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget()
@@ -132,9 +150,9 @@ class LayerWatch:
 
     def _pass_child(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, tuple) and len(output) == 2:
-            self._passed.append(output)
+            self._last_child = output
         elif inputs and isinstance(inputs[0], torch.Tensor):
-            self._passed.append((inputs[0], output))
+            self._last_child = (inputs[0], output)
 
     def _enter_mixing(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._residual = inputs[self.layer.departure.residual_child[1]]  # type: ignore[index]
@@ -147,29 +165,11 @@ class LayerWatch:
         """The residual stream is what entered the norm whose output is the block's input, or came out beside it."""
         if self.layer.departure.residual == "block_input":
             self._residual = inputs[0]
-        elif self._residual is None:
-            beside = [before for before, after in self._passed if after is inputs[0]]
-            self._residual = beside[-1] if beside else None
-        self._passed.clear()
+        elif self._residual is None and self._last_child is not None and self._last_child[1] is inputs[0]:
+            self._residual = self._last_child[0]
+        self._last_child = None
 
     def _leave_router(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         is_routing = isinstance(output, tuple) and len(output) >= (2 if self.layer.departure.scales_input else 3)
         if is_routing or module is getattr(self.layer.owner, "router", None):
             self._routed = output
-
-    def _leave_layer(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if self.call is not None:
-            self._finish(self)
-        self._forget()
-
-
-class _Passage:
-    """A hook on a module between the experts and the residual stream."""
-
-    def __init__(self, watch: LayerWatch, nature: str) -> None:
-        self.watch, self.nature = watch, nature
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: Any, output: torch.Tensor) -> None:
-        contribution = self.watch._contribution
-        if contribution is not None:
-            self.watch._contribution = pass_through(contribution, self.nature, module, inputs[0], output, kwargs)
