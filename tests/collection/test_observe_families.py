@@ -1,23 +1,42 @@
 """What observation says of every family, against the family's own decoder layer with parts of it switched off."""
 
-import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
+from tests import tiny_families
 
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.expert_layers import find_layers
 from moe_compress.collection.observe import observe
 from moe_compress.errors import UnsupportedModelError
-from tests import tiny_families
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REFUSED = {"jetmoe", "zaya", "ernie4_5_vl_moe", "longcat_flash"}
-OBSERVED = [family for family in tiny_families.FAMILIES if family not in REFUSED]
+CASES = {family: (family, {}) for family in tiny_families.FAMILIES if family not in REFUSED}
+CASES |= {
+    "beam scaled": ("beam", {"routed_scaling_factor": 2.5}),
+    "cohere2_moe average": ("cohere2_moe", {"shared_expert_combination_strategy": "average"}),
+    "cohere2_moe sum": ("cohere2_moe", {"shared_expert_combination_strategy": "sum"}),
+    "deepseek_v3 groups": ("deepseek_v3", {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}),
+    "deepseek_v4 hash": ("deepseek_v4", {"mlp_layer_types": ["hash_moe", "moe", "hash_moe"]}),
+    "dots3_note_text groups": ("dots3_note_text", {"n_group": 2}),
+    "gpt_oss three": ("gpt_oss", {"num_experts_per_tok": 3}),
+    "laguna scaled": ("laguna", {"moe_routed_scaling_factor": 2.5}),
+    "llama4_text two": ("llama4_text", {"num_experts_per_tok": 2}),
+    "minimax weighted": ("minimax", {"mlp_alpha_factor": 0.7, "mlp_beta_factor": 1.9}),
+    "minimax_m3_vl_text scaled": ("minimax_m3_vl_text", {"routed_scaling_factor": 2.5}),
+    "mixtral five": ("mixtral", {"num_experts_per_tok": 5}),
+    "nemotron_h latent": ("nemotron_h", {"moe_latent_size": 12}),
+    "step3p7 scaled": ("step3p7", {"moe_router_scaling_factor": 2.5}),
+}
 UNDECORATED = {"dbrx", "llama4", "llama4_text", "step3p7"}
-SHARED_UNDER_ONE_NORM = {"afmoe": "mlp.shared_experts", "kolibri1": "mlp.shared_experts", "axk1": "mlp.shared_experts"}
+SHARED_UNDER_ONE_NORM = {
+    "afmoe": "mlp.shared_experts",
+    "kolibri1": "mlp.shared_experts",
+    "axk1": "mlp.shared_experts",
+}
 SHARED_UNDER_ONE_NORM |= {"gemma4": "mlp", "gemma4_text": "mlp"}
 BESIDE_THE_BLOCK = ("shared_mlp", "mlp")
 
@@ -27,10 +46,11 @@ def make_batch():
     return Batch(tokens, torch.ones_like(tokens), torch.arange(2))
 
 
-def build(family, implementation="eager"):
-    """Build a family's model; the stock implementation is the default, which every vision tower accepts."""
+def build(case, implementation="eager"):
+    """Build a case's model; the stock implementation is the default, which every vision tower accepts."""
     named = None if implementation == "grouped_mm" else implementation
-    model = tiny_families.build(family, experts_implementation=named)
+    family, changes = CASES[case]
+    model = tiny_families.build(family, experts_implementation=named, **changes)
     if family == "qwen3_omni_moe_thinker":  # its forward looks for places of images, and its config has no ids
         model.config.vision_start_token_id = model.config.audio_start_token_id = tiny_families.VOCABULARY
     experts = find_layers(model)[0].experts
@@ -57,20 +77,22 @@ def watch(model, batch):
 
 
 def state_of(model):
-    return [(name, sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
-            for name, module in model.named_modules()]
+    return [
+        (name, sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
 
 
-@pytest.fixture(params=OBSERVED)
-def family(request):
+@pytest.fixture(params=CASES)
+def case(request):
     return request.param
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
-def test_observing_changes_no_bit_and_leaves_no_trace(family, implementation):
-    if family in UNDECORATED and implementation != "eager":
+def test_observing_changes_no_bit_and_leaves_no_trace(case, implementation):
+    if CASES[case][0] in UNDECORATED and implementation != "eager":
         pytest.skip("has one implementation only")
-    model, batch = build(family, implementation), make_batch()
+    model, batch = build(case, implementation), make_batch()
     state, plain = state_of(model), run(model, batch)
     logits, recorded, _ = watch(model, batch)
     assert torch.equal(plain, logits)
@@ -81,7 +103,7 @@ def test_observing_changes_no_bit_and_leaves_no_trace(family, implementation):
 
 def outputs_slowly(layer, forward, hidden_TD, ids_TK, gates_TK):
     """Return each chosen expert's output `[T, K, D]`, from one call per expert on every token."""
-    num_tokens, top_k = ids_TK.shape
+    num_tokens = len(ids_TK)
     num_experts = int(ids_TK.max()) + 1
     if layer.departure.scales_input:
         scores_ET = torch.zeros(layer.experts.num_experts, num_tokens).scatter_(0, ids_TK.T, gates_TK.T)
@@ -96,10 +118,10 @@ def outputs_slowly(layer, forward, hidden_TD, ids_TK, gates_TK):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
-def test_gate_weights_times_outputs_are_the_blocks_routed_output(family, implementation):
-    if family in UNDECORATED and implementation != "eager":
+def test_gate_weights_times_outputs_are_the_blocks_routed_output(case, implementation):
+    if CASES[case][0] in UNDECORATED and implementation != "eager":
         pytest.skip("has one implementation only")
-    model, batch = build(family, implementation), make_batch()
+    model, batch = build(case, implementation), make_batch()
     layers, routed = find_layers(model), {}
     with torch.inference_mode():
         for layer in layers:
@@ -111,8 +133,9 @@ def test_gate_weights_times_outputs_are_the_blocks_routed_output(family, impleme
             gates_TK = seen.gate_weights_TK
             hidden_TD = hidden_TD if not layer.departure.scales_input else unscale(model, layer, batch)
             outputs_TKD = outputs_slowly(layer, forward, hidden_TD, seen.expert_ids_TK, gates_TK)
-            expected = routed[layer.row].reshape(len(gates_TK) * (
-                layer.experts.num_experts if layer.departure.scales_input else 1), -1)
+            expected = routed[layer.row].reshape(
+                len(gates_TK) * (layer.experts.num_experts if layer.departure.scales_input else 1), -1
+            )
             if layer.departure.scales_input:
                 expected = expected.view(layer.experts.num_experts, len(gates_TK), -1).sum(0)
             scale = layer.departure.routed_scale(layer.decoder_layer)
@@ -153,13 +176,13 @@ def without(*modules):
             parameter.copy_(value)
 
 
-def test_residual_change_is_what_the_layer_does_without_its_experts(family):
+def test_residual_change_is_what_the_layer_does_without_its_experts(case):
     """`h` is the layer's output without MoE block; what is added is the difference that the routed experts make."""
-    model, batch = build(family), make_batch()
+    model, batch = build(case), make_batch()
     layer = find_layers(model)[0]
-    if family in SHARED_UNDER_ONE_NORM:  # their norm is not linear, so the difference needs the routed part alone
+    if case in SHARED_UNDER_ONE_NORM:  # their norm is not linear, so the difference needs the routed part alone
         with torch.no_grad():
-            for parameter in layer.decoder_layer.get_submodule(SHARED_UNDER_ONE_NORM[family]).parameters():
+            for parameter in layer.decoder_layer.get_submodule(SHARED_UNDER_ONE_NORM[case]).parameters():
                 parameter.zero_()
     _, recorded, _ = watch(model, batch)
     beside = [child for name, child in layer.decoder_layer.named_children() if name in BESIDE_THE_BLOCK]

@@ -10,7 +10,12 @@ from torch import nn
 
 
 def pass_through(
-    contribution: torch.Tensor, nature: str, module: nn.Module, entered: torch.Tensor, left: torch.Tensor, kwargs: Any
+    contribution: torch.Tensor,
+    nature: str,
+    module: nn.Module,
+    entered: torch.Tensor,
+    left: torch.Tensor,
+    kwargs: Any,
 ) -> torch.Tensor:
     """Return the routed experts' share of what leaves a module on the way to the residual stream.
 
@@ -30,7 +35,7 @@ def pass_through(
     if nature == "linear":
         # What the module does with the routed part must not be remembered by a cache.
         given = {key: value for key, value in kwargs.items() if key != "past_key_values"}
-        return module.forward(contribution, **given)  # type: ignore[no-any-return, operator]
+        return module.forward(contribution, **given)  # type: ignore[no-any-return]
     factors = left.float() / entered.float()
     return torch.where(entered == 0, 0.0, contribution.float() * factors)
 
@@ -57,7 +62,8 @@ def change_direction(before_TD: torch.Tensor, added_TD: torch.Tensor) -> torch.T
 def row_norms(values: torch.Tensor) -> torch.Tensor:
     """Return L2 norms over the last axis, summed up in float32."""
     if values.device.type != "cpu" or values.dtype == torch.float32:
-        return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+        norms: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+        return norms
     # On a CPU the same call converts number by number, which takes twice as long.
     pieces = _in_float32(values.reshape(-1, values.shape[-1]))
     return torch.cat([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces]).reshape(values.shape[:-1])
@@ -66,5 +72,6 @@ def row_norms(values: torch.Tensor) -> torch.Tensor:
 def _in_float32(values_TD: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield rows in float32, a few at a time: they stay in the cache, and memory is bounded."""
     numbers = 2**17 if values_TD.device.type == "cpu" else 2**26
-    for piece in values_TD.split(max(1, numbers // values_TD.shape[-1])):
-        yield piece.float()
+    rows = max(1, numbers // values_TD.shape[-1])
+    for start in range(0, len(values_TD), rows):
+        yield values_TD[start : start + rows].float()

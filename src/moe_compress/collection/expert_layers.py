@@ -1,4 +1,4 @@
-"""Where a model has routed experts: one entry a decoder layer, with how its family departs from the common shape."""
+"""Where a model has routed experts: one entry a decoder layer, with how its family departs from the rule."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class _Observer:
                 "give the batch to the observer before its forward pass"
             )
         batch = self._routing_batch(watch, call)
-        _check_finite(batch, watch.layer.name)
+        _check_finite(batch, call.hidden_TD, watch.layer.name)
         self.record(watch.layer.row, batch)
         if self.inspect is not None:
             self.inspect(watch.layer.row, watch.run_experts, self._real(call.hidden_TD), batch)
@@ -98,22 +98,23 @@ def observe(model: Any, record: Record, inspect: Inspect | None = None) -> Itera
         yield observer.set_batch
 
 
-def _check_finite(batch: RoutingBatch, name: str) -> None:
+def _check_finite(batch: RoutingBatch, read_TD: torch.Tensor, name: str) -> None:
     """Check a layer's values with one number, so that a GPU is waited for once a layer.
 
     Raises:
         StatisticsError: if a value is NaN or infinite.
     """
-    parts = {
-        "router": batch.router_logits_TE.amax() if batch.router_logits_TE.numel() else None,
-        "gate weights": batch.gate_weights_TK.sum(),
-        "experts": batch.output_norms_TK.sum(),
-        "residual stream": batch.residual_change_T.sum(),
+    totals = {
+        "its router's logits": batch.router_logits_TE.amax(dim=-1).sum(),
+        "its gate weights": batch.gate_weights_TK.sum(),
+        "its experts' outputs": batch.output_norms_TK.sum(),
+        "the residual stream after it": batch.residual_change_T.sum(),
     }
-    sums = {part: value.double() for part, value in parts.items() if value is not None}
-    if not bool(torch.stack(list(sums.values())).isfinite().all()):
-        broken = next(part for part, value in sums.items() if not bool(value.isfinite()))
-        raise StatisticsError(
-            f"the {broken} of {name} gave NaN or infinity; check the checkpoint for damaged weights, "
-            "or collect in a wider dtype"
-        )
+    if bool(sum(total.double() for total in totals.values()).isfinite()):  # type: ignore[union-attr]
+        return
+    broken = next(part for part, total in totals.items() if not bool(total.isfinite()))
+    if not bool(read_TD.isfinite().all()):
+        broken = "what it read from the layers before"
+    raise StatisticsError(
+        f"NaN or infinity in {name}, in {broken}; check the checkpoint for damaged weights, or collect in float32"
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from moe_compress.collection.contribution import pass_through
 from moe_compress.collection.expert_layers import ExpertLayer
@@ -29,6 +30,7 @@ class LayerWatch:
         self.layer = layer
         self.run_experts: Forward = layer.experts.forward
         self._finish = finish
+        self._has_called = False
         self._forget()
 
     def _forget(self) -> None:
@@ -67,8 +69,8 @@ class LayerWatch:
         """
         if self._residual is None or self._contribution is None:
             raise UnsupportedModelError(
-                f"no norm feeds the MoE block of {self.layer.name} directly, so its residual stream cannot be told; "
-                "this family needs a file in families/departures/ that says where it is"
+                f"no norm feeds the MoE block of {self.layer.name} directly, so its residual stream is "
+                "unknown; this family needs a file in families/departures/ that says where it is"
             )
         before, added = self._residual, self._contribution.reshape(-1, self._contribution.shape[-1])
         if self._stream_weights is not None:
@@ -81,46 +83,44 @@ class LayerWatch:
 
     def begin(self, stack: ExitStack) -> None:
         """Put the hooks and the watched call in place until the stack closes."""
-        layer, departure = self.layer, self.layer.departure
-        handles = [
-            layer.decoder_layer.register_forward_pre_hook(self._enter_layer, with_kwargs=True),
-            layer.block.register_forward_pre_hook(self._enter_block),
-        ]
-        for name, child in layer.decoder_layer.named_children():
-            if child is not layer.block:
-                handles.append(child.register_forward_hook(self._pass_child))
-            if departure.residual_child and name == departure.residual_child[0]:
-                handles.append(child.register_forward_pre_hook(self._enter_mixing))
-            if departure.streams and name == departure.streams[0]:
-                handles.append(child.register_forward_hook(self._mix_streams))
-        for child in layer.owner.children():
-            if child is not layer.experts:
-                handles.append(child.register_forward_hook(self._leave_router))
-        for position, (path, _) in enumerate(departure.passages):
-            module = layer.decoder_layer.get_submodule(path)
-            handles.append(module.register_forward_hook(partial(self._pass, position), with_kwargs=True))
-        for handle in handles:
+        for handle in self._hooks():
             stack.callback(handle.remove)
-        self._replace_forward(stack)
-
-    def _replace_forward(self, stack: ExitStack) -> None:
-        """Watch the experts' call on this one module, whatever its implementation; its class stays untouched."""
+        # On this one module, whatever its implementation and whoever else wrapped it; its class stays untouched.
         experts = self.layer.experts
         previous = vars(experts).get("forward")
         experts.forward = self._call
-        stack.callback(setattr, experts, "forward", previous) if previous else stack.callback(
-            delattr, experts, "forward"
-        )
+        if previous is None:
+            stack.callback(delattr, experts, "forward")
+        else:
+            stack.callback(setattr, experts, "forward", previous)
+
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        layer, departure = self.layer, self.layer.departure
+        yield layer.decoder_layer.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
+        yield layer.block.register_forward_pre_hook(self._enter_block)
+        yield layer.owner.register_forward_hook(self._leave_owner)
+        for name, child in layer.decoder_layer.named_children():
+            if child is not layer.block:
+                yield child.register_forward_hook(self._pass_child)
+            if departure.residual_child and name == departure.residual_child[0]:
+                yield child.register_forward_pre_hook(self._enter_mixing)
+            if departure.streams and name == departure.streams[0]:
+                yield child.register_forward_hook(self._mix_streams)
+        for child in layer.owner.children():
+            if child is not layer.experts:
+                yield child.register_forward_hook(self._leave_router)
+        for position, (path, _) in enumerate(departure.passages):
+            module = layer.decoder_layer.get_submodule(path)
+            yield module.register_forward_hook(partial(self._pass, position), with_kwargs=True)
 
     def _call(self, *inputs: torch.Tensor) -> torch.Tensor:
         if self.layer.departure.scales_input:
+            router: Any = self.layer.owner.router
             scores_TE = self._routed[0]  # type: ignore[index]
-            output, call = call_input_scaled_experts(
-                self.run_experts, inputs[0], scores_TE, self.layer.owner.top_k
-            )
+            output, call = call_input_scaled_experts(self.run_experts, inputs[0], scores_TE, router.top_k)
         else:
             output, call = call_experts(self.layer.experts, self.run_experts, *inputs)
-        self.call = call
+        self.call, self._has_called = call, True
         scale = self.layer.departure.routed_scale(self.layer.decoder_layer)
         self._contribution = call.routed_TD if scale == 1.0 else call.routed_TD * scale
         if not self.layer.departure.passages:
@@ -145,6 +145,7 @@ class LayerWatch:
 
     def _enter_layer(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget()
+        self._has_called = False
         if self.layer.departure.residual == "layer_input":
             self._residual = inputs[0] if inputs else kwargs["hidden_states"]
 
@@ -173,3 +174,10 @@ class LayerWatch:
         is_routing = isinstance(output, tuple) and len(output) >= (2 if self.layer.departure.scales_input else 3)
         if is_routing or module is getattr(self.layer.owner, "router", None):
             self._routed = output
+
+    def _leave_owner(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not self._has_called:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} runs {self.layer.name} by a kernel that shows nothing of the routing; "
+                "load the model de-quantised and without custom kernels"
+            )

@@ -2,6 +2,4 @@
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(
-    refused="some experts its router chooses from do nothing and have no weights, so they cannot be counted as others"
-)
+DEPARTURE = Departure(refused="its router also chooses from experts that do nothing and have no weights")
