@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests import tiny_families
+from tests.tiny_configs import TOP_K, VOCABULARY
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -14,7 +15,7 @@ from moe_compress.errors import StatisticsError, UnsupportedModelError
 
 
 def make_batch():
-    tokens = torch.randint(3, tiny_families.VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(3, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(tokens)
     mask[1, 5:] = 0
     return Batch(tokens, mask, torch.tensor([4, 2, 9]))
@@ -79,7 +80,7 @@ def test_an_implementation_registered_by_someone_else_gives_the_same(model, batc
     ALL_EXPERTS_FUNCTIONS.register("theirs", theirs)
     model.set_experts_implementation("theirs")
     _, recorded = watch(model, batch)
-    assert calls == [27, 27 * tiny_families.TOP_K] * len(recorded)
+    assert calls == [27, 27 * TOP_K] * len(recorded)
     for seen, stock in zip(recorded, expected, strict=True):
         torch.testing.assert_close(seen.output_norms_TK, stock.output_norms_TK, rtol=1e-5, atol=0)
         torch.testing.assert_close(seen.residual_change_T, stock.residual_change_T, rtol=1e-5, atol=0)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from tests import tiny_families
+from tests.tiny_configs import FAMILIES, VOCABULARY
 
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.expert_layers import find_layers
@@ -14,7 +15,7 @@ from moe_compress.errors import UnsupportedModelError
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REFUSED = {"jetmoe", "zaya", "ernie4_5_vl_moe", "longcat_flash"}
-CASES = {family: (family, {}) for family in tiny_families.FAMILIES if family not in REFUSED}
+CASES = {family: (family, {}) for family in FAMILIES if family not in REFUSED}
 CASES |= {
     "beam scaled": ("beam", {"routed_scaling_factor": 2.5}),
     "cohere2_moe average": ("cohere2_moe", {"shared_expert_combination_strategy": "average"}),
@@ -42,7 +43,7 @@ BESIDE_THE_BLOCK = ("shared_mlp", "mlp")
 
 
 def make_batch():
-    tokens = torch.randint(3, tiny_families.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
     return Batch(tokens, torch.ones_like(tokens), torch.arange(2))
 
 
@@ -52,7 +53,7 @@ def build(case, implementation="eager"):
     family, changes = CASES[case]
     model = tiny_families.build(family, experts_implementation=named, **changes)
     if family == "qwen3_omni_moe_thinker":  # its forward looks for places of images, and its config has no ids
-        model.config.vision_start_token_id = model.config.audio_start_token_id = tiny_families.VOCABULARY
+        model.config.vision_start_token_id = model.config.audio_start_token_id = VOCABULARY
     experts = find_layers(model)[0].experts
     assert getattr(getattr(experts, "config", None), "_experts_implementation", "eager") == implementation
     return model
