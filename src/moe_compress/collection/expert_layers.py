@@ -45,9 +45,10 @@ def find_layers(model: Any) -> list[ExpertLayer]:
     """
     family = model.config.get_text_config().model_type
     departure = find_departure(family)
-    if departure.refused:
+    why = departure.refused or departure.unobserved
+    if why:
         raise UnsupportedModelError(
-            f"the routing of '{family}' cannot be observed: {departure.refused}; give a model of another family"
+            f"the routing of '{family}' cannot be observed: {why}; choose a model of another family"
         )
     # A vision tower may have experts too; they are not the text model's.
     of_text = {id(module) for module in model.get_decoder().modules()}

@@ -36,6 +36,7 @@ class Departure:
 
     Attributes:
         refused: why its checkpoints cannot be compressed, as the end of a sentence; None when they can.
+        unobserved: why what its experts do cannot be recorded, as the end of a sentence; None when it can.
         residual: what `h` is: the input of the norm that feeds the block; the block's own input; the decoder
             layer's input; or the argument of the child that `residual_child` names.
         residual_child: for `residual="argument"`, the decoder layer's child and the position of its argument.
@@ -52,6 +53,7 @@ class Departure:
     """
 
     refused: str | None = None
+    unobserved: str | None = None
     residual: Literal["norm_input", "block_input", "layer_input", "argument"] = "norm_input"
     residual_child: tuple[str, int] | None = None
     passages: tuple[Passage, ...] = ()

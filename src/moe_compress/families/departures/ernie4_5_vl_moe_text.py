@@ -2,4 +2,4 @@
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(refused="text and image tokens have experts and routers of their own")
+DEPARTURE = Departure(unobserved="text and image tokens have experts and routers of their own")

@@ -2,4 +2,4 @@
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(refused="its router may choose to skip the experts, which is handed out as expert 0")
+DEPARTURE = Departure(unobserved="its router may choose to skip the experts, which is handed out as expert 0")
