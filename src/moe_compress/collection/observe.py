@@ -33,7 +33,7 @@ class _Observer:
         mask_N = batch.mask_BS.reshape(-1).bool()
         demonstrations_N = batch.demonstrations_B.repeat_interleave(batch.mask_BS.shape[1])
         self.num_places = mask_N.numel()
-        # Found once a batch, not once a layer: on a GPU this is the one place that waits for it.
+        # Found once a batch, not once a layer: finding them makes a GPU wait.
         self.places_T = None if bool(mask_N.all()) else mask_N.nonzero().squeeze(1)
         self.demonstrations_T = self._real(demonstrations_N)
 
