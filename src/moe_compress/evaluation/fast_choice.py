@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moe_compress.errors import UnsupportedModelError
 from moe_compress.evaluation.encoding import EncodedItem, context_length, encode_items
-from moe_compress.evaluation.masked import check_maskable
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.types import ItemResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKABLE = frozenset({"deepseek_v3", "dots1", "glm4_moe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"})
+"""Families that were tried with an attention mask of our own, the same for every layer."""
 
 _PAD, _CONTEXT = -1, 0
 
@@ -65,7 +68,11 @@ class ChoiceScorer:
             UnsupportedModelError: if the model's family is not one whose attention takes a mask of its own.
             DataError: if an item is longer than the model sees at once.
         """
-        check_maskable(model)
+        if model.config.model_type not in PACKABLE:
+            raise UnsupportedModelError(
+                f"the choices of a question cannot be packed into one row for '{model.config.model_type}' "
+                f"({', '.join(sorted(PACKABLE))} can); write the pruned checkpoint and evaluate that"
+            )
         self._model = model
         self._tasks = tuple(tasks)
         items = [item for task in tasks for item in task.items]

@@ -1,5 +1,5 @@
-"""Inkling's router weighs the shared experts too: their rows stand behind the routed experts' and stay."""
+"""Its router weighs shared experts behind the routed ones; a convolution over tokens follows the block."""
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(has_rows_after_experts=True)
+DEPARTURE = Departure(has_rows_after_experts=True, passages=(("mlp_sconv", "linear"),))

@@ -2,4 +2,7 @@
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(has_rows_after_experts=True)
+DEPARTURE = Departure(
+    has_rows_after_experts=True,
+    unobserved="its router may choose to skip the experts, which is handed out as expert 0",
+)
