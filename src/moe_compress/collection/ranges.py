@@ -37,6 +37,7 @@ class RangeReader:
 
     Attributes:
         num_bytes: bytes of weights read so far.
+        stamps: shard -> size and time of change when the reader was made.
 
     Raises:
         CheckpointError: if a shard is not there.
@@ -44,7 +45,7 @@ class RangeReader:
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
         self._folder, self._tensors = folder, tensors
-        self._stamps = {file: self._stamp(file) for file in sorted({info.file for info in tensors.values()})}
+        self.stamps = {file: self._stamp(file) for file in sorted({info.file for info in tensors.values()})}
         self.num_bytes = 0
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -94,7 +95,7 @@ class RangeReader:
         return sum(self._tensors[name].num_bytes for name in names)
 
     def _check(self, file: str) -> None:
-        if self._stamp(file) != self._stamps[file]:
+        if self._stamp(file) != self.stamps[file]:
             raise self._lost(file, "it is not the file it was at the start")
 
     def _stamp(self, file: str) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class LayerOutput:
 
 
 class Replay:
-    """A model's decoder layers, run one by one; leaves the model as it was after `close`.
+    """A model's decoder layers, run one by one; between runs the model is as it was.
 
     Args:
         model: a transformers model.
@@ -93,18 +93,13 @@ class Replay:
             )
         return output
 
-    def close(self) -> None:
-        """Put the model's own layers back."""
-        for index, layer in enumerate(self._layers):
-            self._stack[index] = layer
-
     def _run(
         self, index: int, batch: Batch, before: LayerOutput | None, further: LayerOutput | None
     ) -> LayerOutput:
-        for place, layer in enumerate(self._layers[: index + 1]):
-            known = before if place == index - 1 else further
-            self._stack[place] = _Last(layer) if place == index else _Answer(layer, known)
         try:
+            for place, layer in enumerate(self._layers[: index + 1]):
+                known = before if place == index - 1 else further
+                self._stack[place] = _Last(layer) if place == index else _Answer(layer, known)
             self._model.base_model(batch.input_ids_BS, attention_mask=batch.mask_BS, use_cache=False)
         except _Reached as reached:
             return self._checked(index, reached.output)
@@ -112,6 +107,9 @@ class Replay:
             if index and not isinstance(error, torch.OutOfMemoryError):
                 raise UnsupportedModelError(self._say(index, f"cannot run alone ({error})")) from error
             raise
+        finally:
+            for place, layer in enumerate(self._layers):
+                self._stack[place] = layer
         raise UnsupportedModelError(self._say(index, "is not reached by the model's forward pass"))
 
     def _checked(self, index: int, output: Any) -> LayerOutput:

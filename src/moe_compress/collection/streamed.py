@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +12,14 @@ import torch
 
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
+from moe_compress.collection.progress import Progress
 from moe_compress.collection.ranges import RangeReader
-from moe_compress.collection.replay import LayerOutput, Replay
+from moe_compress.collection.replay import Replay
+from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.collection.weights import WeightLoader, install, remove
 from moe_compress.families.conversion import build_skeleton
-from moe_compress.types import Encoding, MoELayout, TensorInfo
+from moe_compress.types import Encoding, MoELayout, RoutingBatch, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,51 @@ class StreamedModel:
 
     def __init__(self, files: CheckpointFiles, dtype: torch.dtype, device: torch.device) -> None:
         self.model = build_skeleton(files.config, dtype)
-        self.device = device
+        self.files, self.dtype, self.device = files, dtype, device
         self.reader = RangeReader(files.folder, files.tensors)
         self.loader = WeightLoader(self.model, self.reader, files.shapes, files.encodings, dtype, device)
         self.replay = Replay(self.model)
         self._load_outside_when_called()
 
-    def layers(self, first: int) -> Any:
-        """Yield each decoder layer's index from `first` on, with its weights in memory until the next is asked for."""
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, with routed experts or without."""
+        return len(self.replay)
+
+    def layers(self, first: int) -> Iterator[int]:
+        """Yield each decoder layer from `first` on, its weights in memory until the next is asked for.
+
+        The next layer is read meanwhile, so that two are in memory at most.
+        """
+        if first >= self.num_layers:
+            return
         with ThreadPoolExecutor(1, "read-layer") as pool:
             coming = pool.submit(self._load_layer, first)
-            for index in range(first, len(self.replay)):
+            for index in range(first, self.num_layers):
                 values = coming.result()
                 install(self.model, values)
                 names = list(values)
                 del values, coming
-                if index + 1 < len(self.replay):
+                if index + 1 < self.num_layers:
                     coming = pool.submit(self._load_layer, index + 1)
                 yield index
                 remove(self.model, names)
+
+    def layer_bytes(self) -> list[int]:
+        """Return the memory each decoder layer's weights need."""
+        return [self.loader.bytes_in_memory(f"{self.replay.path}.{index}") for index in range(self.num_layers)]
+
+    def outside_bytes(self) -> int:
+        """Return the memory of what lies outside the decoder layers and is needed before them: the embeddings."""
+        return sum(value.nbytes for value in self.model.get_input_embeddings().parameters())
+
+    def read_bytes(self) -> int:
+        """Return the bytes of the checkpoint, of which one pass reads what it needs."""
+        return self.reader.bytes_of(self.files.tensors)
+
+    def shards(self) -> list[Path]:
+        """Return the weight files."""
+        return [self.files.folder / file for file in self.reader.stamps]
 
     def _load_layer(self, index: int) -> dict[str, torch.Tensor]:
         return self.loader.load(self.loader.assemblies_below(f"{self.replay.path}.{index}"))
@@ -92,18 +120,53 @@ class StreamedModel:
         handle = module.register_forward_pre_hook(load)
 
 
-def run_streamed(
-    streamed: StreamedModel, domains: Mapping[str, Sequence[Batch]], layout: MoELayout
+def collect_streamed(
+    streamed: StreamedModel,
+    domains: Mapping[str, Sequence[Batch]],
+    layout: MoELayout,
+    point: ResumePoint,
+    progress: Progress,
 ) -> dict[str, RoutingSums]:
+    """Return each domain's sums; every batch of every domain goes through a layer while its weights are there.
+
+    Args:
+        streamed: the model.
+        domains: name -> batches.
+        layout: the model's layout.
+        point: where a killed run goes on, and where outputs lie between layers.
+        progress: is told of each batch and layer.
+
+    Raises:
+        UnsupportedModelError: if the family cannot be streamed.
+        CheckpointError: if a shard vanished, or weights give values that are not finite.
+        ResourceError: if the disk is full; what was committed stays in all three cases.
+    """
     sums = {domain: RoutingSums(layout) for domain in domains}
-    outputs: dict[tuple[str, int], LayerOutput] = {}
-    current: list[str] = []
-    with torch.inference_mode(), observe(streamed.model, lambda row, batch: sums[current[0]].add(row, batch)) as see:
-        for index in streamed.layers(0):
-            for domain, batches in domains.items():
-                current[:] = [domain]
-                for number, batch in enumerate(batches):
-                    see(on_device := batch.to(streamed.device))
-                    before = outputs.pop((domain, number), None)
-                    outputs[domain, number] = streamed.replay.run(index, on_device, before)
+    work = [(domain, batch) for domain, batches in domains.items() for batch in batches]
+    current = [""]
+
+    def record(row: int, batch: RoutingBatch) -> None:
+        sums[current[0]].add(row, batch)
+
+    try:
+        first = point.restore(sums, streamed.device)
+        with torch.inference_mode(), observe(streamed.model, record) as set_batch:
+            for index in streamed.layers(first):
+                progress.start_layer(index)
+                after = point.start_layer(index, is_last=index + 1 == streamed.num_layers)
+                for number, (domain, batch) in enumerate(work):
+                    current[0] = domain
+                    set_batch(on_device := batch.to(streamed.device))
+                    before = point.before.take(number).to(streamed.device) if point.before else None
+                    output = streamed.replay.run(index, on_device, before)
+                    if after is not None:
+                        after.append(output)
+                    progress.add_tokens(batch.num_tokens)
+                point.commit(index, sums)
+                progress.end_layer(streamed.reader.num_bytes)
+    except BaseException as error:
+        point.abandon(error)
+        raise
+    finally:
+        point.close()
     return sums

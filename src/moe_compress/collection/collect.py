@@ -1,0 +1,131 @@
+"""Expert statistics of several domains from one pass over a checkpoint, by whichever way fits this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from moe_compress.collection.batches import Batch, digest_batches, encode_domains
+from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
+from moe_compress.collection.progress import LayerRecord, Progress
+from moe_compress.collection.resident import collect_resident, load_resident
+from moe_compress.collection.resume import ResumePoint
+from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
+from moe_compress.collection.sums import RoutingSums
+from moe_compress.families.conversion import build_config
+from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, digest_of
+
+logger = logging.getLogger(__name__)
+_KEPT_IN_MEMORY = 0.1
+"""Outputs between layers stay in memory too if they take no more than this share of what is free."""
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How statistics are collected.
+
+    Attributes:
+        mode: `resident` loads the model, `streamed` one decoder layer at a time, `auto` the first if it fits well.
+        device: a torch device, or `auto` for the GPU when there is one.
+        dtype: a torch dtype's name, or `auto` for the checkpoint's own.
+        batch_size: sequences per forward pass.
+        max_tokens: longer texts are cut here, or at the model's context.
+    """
+
+    mode: Literal["auto", "resident", "streamed"] = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 16
+    max_tokens: int = 2048
+
+
+def collect(
+    files: CheckpointFiles,
+    layout: MoELayout,
+    domains: Mapping[str, Demonstrations],
+    settings: CollectSettings,
+    provenance: Mapping[str, Provenance],
+    folder: Path | None = None,
+    report: Callable[[LayerRecord], None] | None = None,
+) -> dict[str, ExpertStatistics]:
+    """Return each domain's statistics; prompt and response tokens both count.
+
+    Args:
+        files: the checkpoint.
+        layout: its layout, as read from its files.
+        domains: name -> texts to run.
+        settings: how.
+        provenance: domain -> lineage to keep with the sums.
+        folder: where a streamed collection commits each layer, so that a killed one can go on; None: nowhere.
+        report: is given a record of each streamed layer.
+
+    Raises:
+        UnsupportedModelError: if the family cannot be observed, or streamed.
+        ResourceError: if memory or disk do not suffice.
+        CheckpointError: if a shard vanished or weights are damaged.
+        StatisticsError: if an invariant of the sums is broken.
+    """
+    device = torch.device(
+        settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    config = build_config(files.config)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
+    tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+    batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
+    streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
+    sums = run(streamed, layout, batches, settings, folder, report)
+    return {
+        name: ExpertStatistics(
+            name, layout, own.as_arrays(), sum(batch.num_tokens for batch in batches[name]), provenance[name]
+        )
+        for name, own in sums.items()
+    }
+
+
+def run(
+    streamed: StreamedModel,
+    layout: MoELayout,
+    batches: Mapping[str, Sequence[Batch]],
+    settings: CollectSettings,
+    folder: Path | None,
+    report: Callable[[LayerRecord], None] | None = None,
+) -> dict[str, RoutingSums]:
+    """Return each domain's sums, after saying what they will take."""
+    device = streamed.device
+    resident = estimate("resident", streamed, batches, layout, None)
+    mode, why = choose_mode(settings.mode, resident, device, bool(streamed.files.encodings))
+    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder)
+    logger.info("%s\nchosen because %s", needed, why)
+    refuse_what_cannot_fit(needed, device, folder)
+    progress = Progress(needed.num_tokens, 1 if mode == "resident" else streamed.num_layers, report)
+    try:
+        if mode == "resident":
+            model = load_resident(streamed.files.folder, device, streamed.dtype)
+            return collect_resident(model, batches, layout, progress)
+        keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
+        point = ResumePoint(folder, fingerprint(streamed, layout, batches), keep)
+        return collect_streamed(streamed, batches, layout, point, progress)
+    finally:
+        progress.close()
+
+
+def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
+    """Return the dtype to compute in: the one named, or for `auto` the one stock loading takes."""
+    found: Any = build_config(files.config).dtype if name == "auto" else name
+    if found is None:
+        floating = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        found = next((floating[i.dtype] for i in files.tensors.values() if i.dtype in floating), "float32")
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))  # type: ignore[no-any-return]
+
+
+def fingerprint(streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]]) -> str:
+    """Return a digest of everything a streamed collection's sums depend on."""
+    files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
+    machine = [str(streamed.dtype), str(streamed.device), torch.__version__]
+    return digest_of([files, streamed.reader.stamps, asdict(layout), digest_batches(batches), machine])
