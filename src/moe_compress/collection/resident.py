@@ -56,7 +56,7 @@ def collect_resident(
         UnsupportedModelError: if the family cannot be observed.
         StatisticsError: if an invariant of the sums is broken.
     """
-    sums = RoutingSums(layout)
+    sums = RoutingSums(layout, len(demonstrations))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", max_tokens)
     max_tokens = min(max_tokens, context)
     batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
@@ -77,4 +77,4 @@ def collect_resident(
             # The head's logits are not needed, only what the layers do.
             model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
             progress.update(batch.num_tokens)
-    return ExpertStatistics(demonstrations.domain, sums.layout, sums.as_arrays(), total, provenance)
+    return sums.as_statistics(demonstrations.domain, provenance)
