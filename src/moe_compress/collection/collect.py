@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from moe_compress.collection.batches import Batch, digest_batches, encode_domains
+from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, take_share
 from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
@@ -36,6 +38,7 @@ class CollectSettings:
         dtype: a torch dtype's name, or `auto` for the checkpoint's own.
         batch_size: sequences per forward pass.
         max_tokens: longer texts are cut here, or at the model's context.
+        shard: `2/8` collects the second of eight shares of the batches; None all.
     """
 
     mode: Literal["auto", "resident", "streamed"] = "auto"
@@ -43,6 +46,7 @@ class CollectSettings:
     dtype: str = "auto"
     batch_size: int = 16
     max_tokens: int = 2048
+    shard: str | None = None
 
 
 def collect(
@@ -71,35 +75,36 @@ def collect(
         CheckpointError: if a shard vanished or weights are damaged.
         StatisticsError: if an invariant of the sums is broken.
     """
-    device = torch.device(
-        settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    )
+    place, count = parse_shard(settings.shard)
+    device = find_device(settings.device)
     config = build_config(files.config)
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
     tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
     batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
     streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
-    sums = run(streamed, layout, batches, settings, folder, report)
-    return {
-        name: ExpertStatistics(
-            name, layout, own.as_arrays(), sum(batch.num_tokens for batch in batches[name]), provenance[name]
-        )
-        for name, own in sums.items()
-    }
+    sums = {name: RoutingSums(layout, len(demonstrations)) for name, demonstrations in domains.items()}
+    with join_ranks(device.type == "cuda") as (rank, num_ranks):
+        share = take_share(batches, place * num_ranks + rank, count * num_ranks)
+        run(streamed, share, sums, settings, folder, report)
+        if num_ranks > 1:
+            add_ranks(sums, device)
+    lineage = {"shard": settings.shard} if settings.shard else {}
+    return {name: own.as_statistics(name, {**provenance[name], **lineage}) for name, own in sums.items()}
 
 
 def run(
     streamed: StreamedModel,
-    layout: MoELayout,
     batches: Mapping[str, Sequence[Batch]],
+    sums: Mapping[str, RoutingSums],
     settings: CollectSettings,
     folder: Path | None,
     report: Callable[[LayerRecord], None] | None = None,
-) -> dict[str, RoutingSums]:
-    """Return each domain's sums, after saying what they will take."""
+) -> None:
+    """Add up each domain's sums, after saying what they will take."""
     device = streamed.device
+    layout = next(iter(sums.values())).layout
     resident = estimate("resident", streamed, batches, layout, None)
-    mode, why = choose_mode(settings.mode, resident, device, bool(streamed.files.encodings))
+    mode, why = choose_mode(settings.mode, resident, device, streamed.files)
     needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder)
     logger.info("%s\nchosen because %s", needed, why)
     refuse_what_cannot_fit(needed, device, folder)
@@ -107,12 +112,19 @@ def run(
     try:
         if mode == "resident":
             model = load_resident(streamed.files.folder, device, streamed.dtype)
-            return collect_resident(model, batches, layout, progress)
+            collect_resident(model, batches, sums, progress)
+            return
         keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
         point = ResumePoint(folder, fingerprint(streamed, layout, batches), keep)
-        return collect_streamed(streamed, batches, layout, point, progress)
+        collect_streamed(streamed, batches, sums, point, progress)
     finally:
         progress.close()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the GPU when there is one, each rank of a machine has its own."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device(name if name != "auto" else f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
 
 
 def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
@@ -121,7 +133,7 @@ def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
     if found is None:
         floating = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
         found = next((floating[i.dtype] for i in files.tensors.values() if i.dtype in floating), "float32")
-    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))  # type: ignore[no-any-return]
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 
 def fingerprint(streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]]) -> str:

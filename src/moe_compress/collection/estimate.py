@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from moe_compress.collection.batches import Batch
-from moe_compress.collection.streamed import StreamedModel
-from moe_compress.errors import ResourceError
+from moe_compress.collection.streamed import CheckpointFiles, StreamedModel
+from moe_compress.errors import ResourceError, UnsupportedModelError
 from moe_compress.types import MoELayout
 
 _COMFORTABLE = 0.8
@@ -94,12 +94,23 @@ def estimate(
     )
 
 
-def choose_mode(asked: str, resident: Estimate, device: torch.device, is_quantised: bool) -> tuple[str, str]:
-    """Return the mode to collect in, and why."""
+def choose_mode(asked: str, resident: Estimate, device: torch.device, files: CheckpointFiles) -> tuple[str, str]:
+    """Return the mode to collect in, and why.
+
+    Raises:
+        UnsupportedModelError: if streaming is asked for and the weights' format is not decoded here.
+    """
     free = free_device_bytes(device)
+    if asked == "streamed" and files.undecoded:
+        raise UnsupportedModelError(
+            f"'{files.undecoded[0]}' and {len(files.undecoded) - 1} other weights are stored in a format that is "
+            "not decoded here; set collect.mode to resident, or give the checkpoint in BF16, FP8 or MXFP4"
+        )
     if asked != "auto":
         return asked, "collect.mode says so"
-    if is_quantised:
+    if files.undecoded:
+        return "resident", "the weights' format is one that only transformers decodes"
+    if files.plain.encodings:
         return "streamed", "the checkpoint is quantised, and streaming de-quantises it layer by layer"
     needs = f"the whole model needs about {_in_gb(resident.device_bytes)} of {_in_gb(free)} free on {device.type}"
     return ("resident" if resident.device_bytes <= _COMFORTABLE * free else "streamed"), needs
@@ -113,7 +124,12 @@ def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path 
     """
     host = needed.host_bytes + (needed.device_bytes if device.type == "cpu" else 0)
     checks = [
-        ("device memory", needed.device_bytes, free_device_bytes(device), "collect.batch_size or collect.max_tokens"),
+        (
+            "device memory",
+            needed.device_bytes,
+            free_device_bytes(device),
+            "collect.batch_size or collect.max_tokens",
+        ),
         ("host memory", host, free_host_bytes(), "collect.batch_size or collect.max_tokens"),
     ]
     if folder is not None:
@@ -157,7 +173,8 @@ def _activation_bytes(streamed: StreamedModel, layout: MoELayout, batch: Batch) 
     rows, length = batch.input_ids_BS.shape
     config = streamed.model.config.get_text_config()
     hidden = _hidden_size(streamed.model)
-    inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", hidden)
+    sizes = (getattr(config, name, None) for name in ("moe_intermediate_size", "intermediate_size"))
+    inner = next((size for size in sizes if isinstance(size, int)), hidden)
     per_token = layout.top_k * (3 * hidden + 3 * inner) * streamed.dtype.itemsize + 8 * hidden * 8
     return int(rows * length * per_token + rows * length * length * 4)
 

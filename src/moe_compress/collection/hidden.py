@@ -82,7 +82,7 @@ class HiddenStates:
         assert self._file is not None
         self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
         start = self._file.tell()
-        self._file.write(part.contiguous().reshape(-1).view(torch.uint8).numpy())
+        self._file.write(memoryview(part.contiguous().reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return {"dtype": str(part.dtype).removeprefix("torch."), "shape": list(part.shape), "start": start}
 
     def _read(self, place: Place) -> torch.Tensor:

@@ -46,7 +46,9 @@ class LayerOutput:
     def as_unknown(self) -> LayerOutput:
         """Return the same shapes with NaN for every number, in no memory."""
         parts = tuple(
-            part.new_full((), torch.nan).expand(part.shape) if part is not None and part.is_floating_point() else part
+            part.new_full((), torch.nan).expand(part.shape)
+            if part is not None and part.is_floating_point()
+            else part
             for part in self.parts
         )
         return LayerOutput(parts, self.is_tuple)
@@ -88,8 +90,8 @@ class Replay:
                 raise UnsupportedModelError(self._say(index, "uses what layers before its neighbour computed"))
             raise CheckpointError(
                 f"layer {index} gives values that are not finite for tokens of the demonstrations; check "
-                f"'{self.path}.{index}' of the checkpoint for damaged weights, or set collect.dtype to float32, and "
-                "run again, which goes on from this layer"
+                f"'{self.path}.{index}' of the checkpoint for damaged weights, or set collect.dtype to float32, "
+                "and run again, which goes on from this layer"
             )
         return output
 
@@ -117,13 +119,15 @@ class Replay:
         parts = output if is_tuple else (output,)
         is_plain = all(part is None or isinstance(part, torch.Tensor) for part in parts)
         if not is_plain or not isinstance(parts[0], torch.Tensor):
-            raise UnsupportedModelError(self._say(index, f"hands on a {type(output).__name__} of more than tensors"))
+            raise UnsupportedModelError(
+                self._say(index, f"hands on a {type(output).__name__} of more than tensors")
+            )
         return LayerOutput(parts, is_tuple)
 
     def _say(self, index: int, what: str) -> str:
         return (
-            f"decoder layer {index} of {type(self._model).__name__} {what}, so its layers cannot be streamed one by "
-            "one; set collect.mode to resident"
+            f"decoder layer {index} of {type(self._model).__name__} {what}, so its layers cannot be streamed one "
+            "by one; set collect.mode to resident"
         )
 
 

@@ -13,7 +13,7 @@ from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.sums import RoutingSums
-from moe_compress.types import MoELayout, RoutingBatch
+from moe_compress.types import RoutingBatch
 
 
 def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -23,20 +23,19 @@ def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any
 
 
 def collect_resident(
-    model: Any, domains: Mapping[str, Sequence[Batch]], layout: MoELayout, progress: Progress
-) -> dict[str, RoutingSums]:
-    """Return each domain's sums from one forward pass per batch.
+    model: Any, domains: Mapping[str, Sequence[Batch]], sums: Mapping[str, RoutingSums], progress: Progress
+) -> None:
+    """Add up each domain's sums, one forward pass per batch.
 
     Args:
         model: a loaded transformers model.
         domains: name -> batches.
-        layout: the model's layout, as read from its files.
+        sums: domain -> what its batches are added to.
         progress: is told of each batch.
 
     Raises:
         UnsupportedModelError: if the family cannot be observed.
     """
-    sums = {domain: RoutingSums(layout) for domain in domains}
     current = [""]
 
     def record(row: int, batch: RoutingBatch) -> None:
@@ -50,4 +49,3 @@ def collect_resident(
                 # The head's logits are not needed, only what the layers do.
                 model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
                 progress.add_tokens(batch.num_tokens)
-    return sums

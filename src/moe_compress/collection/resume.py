@@ -28,7 +28,7 @@ _LOCK = "lock"
 class ResumePoint:
     """The sums so far and the last finished layer's outputs, in a folder of their own or in memory alone.
 
-    A finished collection leaves its sums there, which are small, until `remove_finished` is told that they are saved.
+    A finished collection leaves its sums there, which are small, until `remove_finished` is called.
 
     Args:
         folder: holds one sub-folder per fingerprint; None keeps all in memory, and nothing can go on.
@@ -43,7 +43,7 @@ class ResumePoint:
         self._after: HiddenStates | None = None
         self._lock: FileLock | None = None
 
-    def restore(self, sums: Mapping[str, RoutingSums], device: torch.device) -> int:
+    def restore(self, sums: Mapping[str, RoutingSums]) -> int:
         """Fill the sums with what was committed and return the first layer that is still to run.
 
         Raises:
@@ -61,7 +61,7 @@ class ResumePoint:
             return 0
         for number, each in enumerate(sums.values()):
             start = f"{number}/"
-            each.restore({n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}, device)
+            each.restore({n.removeprefix(start): v for n, v in state.items() if n.startswith(start)})
         if kept is not None:
             self._before = HiddenStates.reopen(self._folder / kept, described["places"])
         logger.info("going on from layer %d of an interrupted collection", described["layer"])
@@ -106,8 +106,8 @@ class ResumePoint:
             self._after = None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"the disk of {self._folder} is full; free space there and run the same command again, which goes on "
-                "from the last finished layer"
+                f"the disk of {self._folder} is full; free space there and run the same command again, which goes "
+                "on from the last finished layer"
             ) from error
 
     def close(self) -> None:

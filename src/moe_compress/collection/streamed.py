@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.collection.weights import WeightLoader, install, remove
 from moe_compress.families.conversion import build_skeleton
-from moe_compress.types import Encoding, MoELayout, RoutingBatch, TensorInfo
+from moe_compress.families.quantised import PlainView, view_plain
+from moe_compress.types import RoutingBatch, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,21 @@ class CheckpointFiles:
         folder: the folder.
         config: its `config.json`.
         tensors: tensor name -> where it lies.
-        shapes: name -> shape of every weight as it would be unquantised.
-        encodings: name a weight would have unquantised -> how it is stored.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
-    shapes: Mapping[str, tuple[int, ...]]
-    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+
+    @cached_property
+    def plain(self) -> PlainView:
+        """What the checkpoint would be unquantised."""
+        return view_plain(self.config, {name: info.shape for name, info in self.tensors.items()})
+
+    @property
+    def undecoded(self) -> tuple[str, ...]:
+        """Quantised weights in formats that are not decoded here, sorted."""
+        return tuple(sorted(set(self.plain.parts.values()) - set(self.plain.encodings)))
 
 
 class StreamedModel:
@@ -51,10 +59,11 @@ class StreamedModel:
     """
 
     def __init__(self, files: CheckpointFiles, dtype: torch.dtype, device: torch.device) -> None:
-        self.model = build_skeleton(files.config, dtype)
+        plain = files.plain
+        self.model = build_skeleton(plain.config, dtype)
         self.files, self.dtype, self.device = files, dtype, device
         self.reader = RangeReader(files.folder, files.tensors)
-        self.loader = WeightLoader(self.model, self.reader, files.shapes, files.encodings, dtype, device)
+        self.loader = WeightLoader(self.model, self.reader, plain.shapes, plain.encodings, dtype, device)
         self.replay = Replay(self.model)
         self._load_outside_when_called()
 
@@ -71,14 +80,14 @@ class StreamedModel:
         if first >= self.num_layers:
             return
         with ThreadPoolExecutor(1, "read-layer") as pool:
-            coming = pool.submit(self._load_layer, first)
+            coming = [pool.submit(self._load_layer, first)]
             for index in range(first, self.num_layers):
-                values = coming.result()
+                values = coming.pop().result()
                 install(self.model, values)
                 names = list(values)
-                del values, coming
+                del values
                 if index + 1 < self.num_layers:
-                    coming = pool.submit(self._load_layer, index + 1)
+                    coming.append(pool.submit(self._load_layer, index + 1))
                 yield index
                 remove(self.model, names)
 
@@ -123,16 +132,16 @@ class StreamedModel:
 def collect_streamed(
     streamed: StreamedModel,
     domains: Mapping[str, Sequence[Batch]],
-    layout: MoELayout,
+    sums: Mapping[str, RoutingSums],
     point: ResumePoint,
     progress: Progress,
-) -> dict[str, RoutingSums]:
-    """Return each domain's sums; every batch of every domain goes through a layer while its weights are there.
+) -> None:
+    """Add up each domain's sums; every batch of every domain goes through a layer while its weights are there.
 
     Args:
         streamed: the model.
         domains: name -> batches.
-        layout: the model's layout.
+        sums: domain -> what its batches are added to.
         point: where a killed run goes on, and where outputs lie between layers.
         progress: is told of each batch and layer.
 
@@ -141,7 +150,6 @@ def collect_streamed(
         CheckpointError: if a shard vanished, or weights give values that are not finite.
         ResourceError: if the disk is full; what was committed stays in all three cases.
     """
-    sums = {domain: RoutingSums(layout) for domain in domains}
     work = [(domain, batch) for domain, batches in domains.items() for batch in batches]
     current = [""]
 
@@ -149,7 +157,7 @@ def collect_streamed(
         sums[current[0]].add(row, batch)
 
     try:
-        first = point.restore(sums, streamed.device)
+        first = point.restore(sums)
         with torch.inference_mode(), observe(streamed.model, record) as set_batch:
             for index in streamed.layers(first):
                 progress.start_layer(index)
@@ -169,4 +177,3 @@ def collect_streamed(
         raise
     finally:
         point.close()
-    return sums

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+from kedro.io import DatasetError
 from safetensors import safe_open
 from safetensors.numpy import save
 
@@ -21,7 +23,9 @@ class StatisticsDataset(KeyedDataset):
     """Saves and loads `ExpertStatistics`; loading validates the sums again."""
 
     def save(self, data: ExpertStatistics) -> None:
-        """Write the statistics atomically."""
+        """Write the statistics atomically; a shard of them beside the place of the whole."""
+        shard = data.provenance.get("shard")
+        path = self.path.with_stem(f"{self.path.stem}-{shard.replace('/', '-of-')}") if shard else self.path
         described = {
             "domain": data.domain,
             "layout": asdict(data.layout),
@@ -35,11 +39,14 @@ class StatisticsDataset(KeyedDataset):
             for kind, named in kinds.items()
             for name, values in named.items()
         }
-        write_atomically(self.path, save(arrays, {"statistics": json.dumps(described)}))
+        write_atomically(path, save(arrays, {"statistics": json.dumps(described)}))
 
     def load(self) -> ExpertStatistics:
         """Read the statistics."""
-        with safe_open(self.path, framework="np") as file:
+        return self._read(self.path)
+
+    def _read(self, path: Path) -> ExpertStatistics:
+        with safe_open(path, framework="np") as file:
             described = json.loads(file.metadata()["statistics"])
             kinds: dict[str, dict[str, FloatArray]] = {"sums": {}, "maxima": {}, "parts": {}}
             for key in file.keys():  # noqa: SIM118 - no mapping
@@ -55,6 +62,21 @@ class StatisticsDataset(KeyedDataset):
             maxima=kinds["maxima"],
             parts=StatisticsParts(sums=kinds["parts"], **numbers) if numbers else None,
         )
+
+
+class StatisticsShardsDataset(StatisticsDataset):
+    """Loads the shards of one domain's statistics, in the order of their names."""
+
+    def load(self) -> list[ExpertStatistics]:  # type: ignore[override]
+        """Read all shards there are."""
+        return [self._read(path) for path in sorted(self.path.parent.glob(f"{self.path.stem}-*-of-*"))]
+
+    def save(self, data: object) -> None:
+        """Refuse: each shard is saved as the statistics of its own run."""
+        raise DatasetError("shards are saved one by one, by collect_<domain> with collect.shard")
+
+    def _exists(self) -> bool:
+        return self._key is not None
 
 
 def layout_from_json(value: dict[str, object]) -> MoELayout:

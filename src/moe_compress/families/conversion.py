@@ -177,7 +177,7 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedM
         UnsupportedModelError: if transformers cannot build it.
     """
     built = build_config(config)
-    factory = _model_factory(config, built)
+    factory: Any = _model_factory(config, built)
     try:
         with init_empty_weights(include_buffers=False):
             return factory(built, dtype=dtype).eval()
@@ -190,7 +190,9 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedM
 
 def dtypes_in_memory(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Return in-memory tensor name -> the dtype stock loading gives it when the model computes in `dtype`."""
-    kept = {re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()}
+    kept = {
+        re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()
+    }
     return {
         name: next((value for pattern, value in kept.items() if pattern.search(name)), tensor.dtype)
         for name, tensor in model.state_dict().items()
@@ -225,9 +227,7 @@ def list_assemblies(model: PreTrainedModel, shapes: Shapes) -> list[Assembly]:
     return assemblies
 
 
-def _find_slots(
-    converter: Any, sources: list[tuple[str, str | None]], shapes: Shapes
-) -> tuple[Slot, ...] | None:
+def _find_slots(converter: Any, sources: list[tuple[str, str | None]], shapes: Shapes) -> tuple[Slot, ...] | None:
     """Return where each tensor goes if stacking and concatenating is all that happens, else None."""
     if converter is None:
         return (Slot(sources[0][0]),)

@@ -16,6 +16,9 @@ from moe_compress.gates.decide import parse_gates
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
 from moe_compress.types import digest_of
 
+_SAME_SUMS = ("mode", "shard")
+"""Settings of collecting that do not change what is collected."""
+
 
 def stage_keys(
     parameters: Mapping[str, Any],
@@ -44,7 +47,7 @@ def stage_keys(
             base_digest,
             texts[0],
             parameters["data"],
-            parameters["collect"],
+            {name: value for name, value in parameters["collect"].items() if name not in _SAME_SUMS},
             source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
             versions("torch", "transformers"),
         ]
