@@ -78,11 +78,12 @@ def run_resident(model, layout, domains):
     return sums
 
 
-def run_streamed(files, layout, domains, dtype=torch.float32, experts="grouped_mm", point=None):
+def run_streamed(files, layout, domains, dtype=torch.float32, experts="grouped_mm", point=None, progress=None):
     streamed = StreamedModel(files, dtype, CPU)
     streamed.model.set_experts_implementation(experts)
     sums = make_sums(layout, domains)
-    collect_streamed(streamed, domains, sums, point or ResumePoint(None, "", keep=True), Progress(1, 1))
+    point = point or ResumePoint(None, "", keep=True)
+    collect_streamed(streamed, domains, sums, point, progress or Progress(1, 1))
     return sums, streamed
 
 

@@ -85,7 +85,8 @@ def collect(
     sums = {name: RoutingSums(layout, len(demonstrations)) for name, demonstrations in domains.items()}
     with join_ranks(device.type == "cuda") as (rank, num_ranks):
         share = take_share(batches, place * num_ranks + rank, count * num_ranks)
-        run(streamed, share, sums, settings, folder, report)
+        base = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
+        run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
             add_ranks(sums, device)
     lineage = {"shard": settings.shard} if settings.shard else {}
@@ -98,6 +99,7 @@ def run(
     sums: Mapping[str, RoutingSums],
     settings: CollectSettings,
     folder: Path | None,
+    base: object,
     report: Callable[[LayerRecord], None] | None = None,
 ) -> None:
     """Add up each domain's sums, after saying what they will take."""
@@ -115,7 +117,7 @@ def run(
             collect_resident(model, batches, sums, progress)
             return
         keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
-        point = ResumePoint(folder, fingerprint(streamed, layout, batches), keep)
+        point = ResumePoint(folder, fingerprint(streamed, layout, batches, base), keep)
         collect_streamed(streamed, batches, sums, point, progress)
     finally:
         progress.close()
@@ -136,8 +138,10 @@ def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 
-def fingerprint(streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]]) -> str:
-    """Return a digest of everything a streamed collection's sums depend on."""
+def fingerprint(
+    streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]], base: object
+) -> str:
+    """Return a digest of everything a streamed collection's sums depend on; `base` stands for the weights' bytes."""
     files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
-    machine = [str(streamed.dtype), str(streamed.device), torch.__version__]
-    return digest_of([files, streamed.reader.stamps, asdict(layout), digest_batches(batches), machine])
+    machine = [str(streamed.dtype), streamed.device.type, torch.__version__]
+    return digest_of([base, dict(streamed.files.config), files, asdict(layout), digest_batches(batches), machine])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class HiddenStates:
         """Give memory and disk back."""
         self._kept, self._map = [], None
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk refuses what is still to be written
+                self._file.close()
             self._file = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
