@@ -72,8 +72,8 @@ def layout_of(model):
     return MoELayout(tuple(range(len(layers))), tuple(layer.experts.num_experts for layer in layers), top_k)
 
 
-def run_resident(model, layout, domains):
-    sums = make_sums(layout, domains)
+def run_resident(model, layout, domains, count=None):
+    sums = {name: RoutingSums(layout, count[name]) for name in domains} if count else make_sums(layout, domains)
     collect_resident(model, domains, sums, Progress(1, 1))
     return sums
 

@@ -15,8 +15,8 @@ def dequantise(encoding: Encoding, codes: torch.Tensor, scales: torch.Tensor, dt
 
     Args:
         encoding: how they are stored.
-        codes: as on disk; `[rows, columns]` for fp8, `[..., rows, blocks, 16]` bytes for mxfp4.
-        scales: as on disk; one per block.
+        codes: as on disk; `[..., rows, columns]` for fp8, `[..., rows, blocks, 16]` bytes for mxfp4.
+        scales: as on disk; one per block, of whatever shape.
         dtype: what the weight is computed with afterwards.
     """
     if encoding.kind == "fp8":
@@ -30,7 +30,7 @@ def _from_fp8(
     """Multiply each block by its scale in float32, a row of blocks at a time, so that no second copy exists."""
     rows, columns = codes.shape[-2:]
     values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    factors = _as_factors(scales)
+    factors = _as_factors(scales).reshape(*scales.shape[:-2], -(-rows // block[0]), -(-columns // block[1]))
     for number, start in enumerate(range(0, rows, block[0])):
         stripe = codes[..., start : start + block[0], :].float()
         wide = factors[..., number, :].repeat_interleave(block[1], dim=-1)[..., :columns]
@@ -46,10 +46,13 @@ def _as_factors(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _from_mxfp4(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Look each half byte up, low half first, and scale it by its block's power of two."""
+    """Look each half byte up, low half first, and scale it by its block's power of two.
+
+    Codes are stored row by row of what the model holds transposed, so the weight is `[..., columns, rows]`.
+    """
     table = torch.tensor(_FP4_VALUES, dtype=dtype, device=codes.device)
     values = torch.empty(*codes.shape[:-1], codes.shape[-1], 2, dtype=dtype, device=codes.device)
     exponents = scales.to(torch.int32).sub_(_MXFP4_BIAS)
     for low, part in ((0, codes & 0x0F), (1, codes >> 4)):
         values[..., low] = torch.ldexp(table[part.int()], exponents.unsqueeze(-1))
-    return values.reshape(*codes.shape[:-2], -1)
+    return values.reshape(*codes.shape[:-2], -1).transpose(-1, -2)

@@ -36,7 +36,7 @@ class WeightLoader:
         device: torch.device,
     ) -> None:
         self.model, self.reader, self.device = model, reader, device
-        self._encodings = encodings
+        self._plain_shapes, self._encodings = shapes, encodings
         self._assemblies = list_assemblies(model, shapes)
         self._dtypes = dtypes_in_memory(model, dtype)
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -76,26 +76,35 @@ class WeightLoader:
         return values
 
     def _fill(self, target: str, slots: tuple[Slot, ...]) -> torch.Tensor:
-        """Return an in-memory tensor with each checkpoint tensor read into its place."""
+        """Return an in-memory tensor with each checkpoint tensor read, or decoded, into its place."""
         value = torch.empty(self._shapes[target], dtype=self._dtypes[target], device=self.device)
         for slot in slots:
+            place = self._place_of(slot, value)
             if slot.name in self._encodings:
-                place = value if slot.index is None else value[slot.index]
-                self._decode_into(slot, place)
-                continue
-            shape = self.reader[slot.name].shape
-            place = _place_of(slot, value, shape)
-            if tuple(place.shape) != shape:
-                raise CheckpointError(
-                    f"tensor '{slot.name}' has shape {list(shape)} and does not fit '{target}' of "
-                    f"{list(value.shape)}; its config and tensors must fit each other"
-                )
-            self._read_into(slot.name, place)
+                self._decode_into(self._encodings[slot.name], place)
+            else:
+                self._read_into(slot.name, place)
         return value
 
+    def _place_of(self, slot: Slot, value: torch.Tensor) -> torch.Tensor:
+        """Return the part of an in-memory tensor that a checkpoint tensor fills.
+
+        Raises:
+            CheckpointError: if it has another shape.
+        """
+        shape, place = self._plain_shapes[slot.name], value
+        if slot.index is not None:
+            part = value[slot.index]
+            place = part.narrow(slot.axis, slot.start, min(shape[slot.axis], part.shape[slot.axis] - slot.start))
+        if tuple(place.shape) != shape:
+            raise CheckpointError(
+                f"tensor '{slot.name}' has shape {list(shape)} and does not fit into {list(value.shape)}; its config "
+                "and tensors must fit each other"
+            )
+        return place
+
     def _read_into(self, name: str, place: torch.Tensor) -> None:
-        info = self.reader[name]
-        is_as_stored = TORCH_DTYPES.get(info.dtype) == place.dtype
+        is_as_stored = TORCH_DTYPES.get(self.reader[name].dtype) == place.dtype
         if place.device.type == "cpu" and is_as_stored and place.is_contiguous():
             self.reader.read_into(name, place)
         elif place.dim() > 2:  # fused experts: never a second copy of all of them
@@ -104,19 +113,18 @@ class WeightLoader:
         else:
             place.copy_(self.reader.read(name).to(self.device))
 
-    def _decode_into(self, slot: Slot, place: torch.Tensor) -> None:
-        """Write a de-quantised weight into its place, one expert at a time."""
-        encoding = self._encodings[slot.name]
-        if len(self.reader[encoding.codes].shape) > 2:
+    def _decode_into(self, encoding: Encoding, place: torch.Tensor) -> None:
+        """Write a de-quantised weight into its place, fused experts one at a time."""
+        if place.dim() > 2:
             for index, part in enumerate(place):
                 part.copy_(self._decode(encoding, place.dtype, index))
         else:
-            weight = self._decode(encoding, place.dtype)
-            _place_of(slot, place, tuple(weight.shape), is_indexed=True).copy_(weight)
+            place.copy_(self._decode(encoding, place.dtype))
 
     def _decode(self, encoding: Encoding, dtype: torch.dtype, index: int | None = None) -> torch.Tensor:
         codes = self.reader.read(encoding.codes, index).to(self.device)
-        scales = self.reader.read(encoding.scales, index).to(self.device)
+        is_shared = self.reader[encoding.scales].shape[:1] != self.reader[encoding.codes].shape[:1]
+        scales = self.reader.read(encoding.scales, None if is_shared else index).to(self.device)
         return dequantise(encoding, codes, scales, dtype)
 
     def _read_whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -127,15 +135,6 @@ class WeightLoader:
     def _stored_names(self, name: str) -> tuple[str, ...]:
         encoding = self._encodings.get(name)
         return (encoding.codes, encoding.scales) if encoding else (name,)
-
-
-def _place_of(slot: Slot, value: torch.Tensor, shape: tuple[int, ...], is_indexed: bool = False) -> torch.Tensor:
-    """Return the part of an in-memory tensor that a checkpoint tensor of this shape fills."""
-    if slot.index is None:
-        return value
-    part = value if is_indexed else value[slot.index]
-    size = min(shape[slot.axis], part.shape[slot.axis] - slot.start)
-    return part.narrow(slot.axis, slot.start, size)
 
 
 def install(model: Any, values: Mapping[str, torch.Tensor]) -> None:
