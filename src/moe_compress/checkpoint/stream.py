@@ -12,11 +12,15 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from moe_compress.checkpoint.arithmetic import average_bytes
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_compress.checkpoint.arithmetic import average, average_bytes, encode_floats
 from moe_compress.checkpoint.copying import copy_bytes, join_ranges, read_bytes, write_bytes
+from moe_compress.checkpoint.dequantise import decode_slabs
 from moe_compress.checkpoint.files import CONFIG, INDEX_FILE, list_companions, resolve_file
 from moe_compress.checkpoint.index import read_tensors
-from moe_compress.checkpoint.jobs import ByteRange, CheckpointRewrite, Mean, ShardPlan, TensorJob
+from moe_compress.checkpoint.jobs import CheckpointRewrite, CodedMatrix, Decoded, Mean, Piece, ShardPlan, TensorJob
 from moe_compress.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
@@ -137,13 +141,15 @@ def _write_shard(source: Path, shard: ShardPlan, path: Path) -> Iterator[int]:
         for dtype, piece in _pieces(shard.jobs):
             if isinstance(piece, Mean):
                 _write_mean(piece, dtype, descriptor, destination)
+            elif isinstance(piece, Decoded):
+                _write_decoded(piece, descriptor, destination)
             else:
                 copy_bytes(descriptor(piece.file), piece.start, piece.num_bytes, destination, piece.file)
             yield piece.num_bytes
         os.fsync(destination)
 
 
-def _pieces(jobs: tuple[TensorJob, ...]) -> Iterator[tuple[str, ByteRange | Mean]]:
+def _pieces(jobs: tuple[TensorJob, ...]) -> Iterator[tuple[str, Piece]]:
     """Yield (dtype, piece) in file order, with neighbouring ranges joined within one dtype."""
     for dtype, same in groupby(jobs, key=lambda job: job.dtype):
         for piece in join_ranges(chain.from_iterable(job.pieces for job in same)):
@@ -156,6 +162,22 @@ def _write_mean(mean: Mean, dtype: str, descriptor: Callable[[str], int], destin
         length = min(_MEAN_BYTES, mean.num_bytes - offset)
         parts = [read_bytes(descriptor(r.file), r.start + offset, length, r.file) for r in mean.ranges]
         write_bytes(destination, average_bytes(parts, mean.weights, dtype))
+
+
+def _write_decoded(decoded: Decoded, descriptor: Callable[[str], int], destination: int) -> None:
+    """Decode and average some rows at a time; matrices of one shape come in the same slabs."""
+    for slabs in zip(*(_decode(matrix, descriptor) for matrix in decoded.matrices), strict=True):
+        values = slabs[0] if len(slabs) == 1 else average(slabs, decoded.weights)
+        write_bytes(destination, encode_floats(values, "BF16"))
+
+
+def _decode(matrix: CodedMatrix, descriptor: Callable[[str], int]) -> Iterator[NDArray[np.float32]]:
+    codes, scales = matrix.codes, matrix.scales
+    return decode_slabs(
+        matrix.code,
+        lambda offset, length: read_bytes(descriptor(codes.file), codes.start + offset, length, codes.file),
+        read_bytes(descriptor(scales.file), scales.start, scales.num_bytes, scales.file),
+    )
 
 
 def _copy_file(source: Path, destination: Path) -> None:

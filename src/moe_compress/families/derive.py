@@ -101,10 +101,10 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
             spans.update(found)
             for name, (start, end) in found.items():
                 roles[name] = TensorRole("expert", layers[source.target], expert=int(name[start:end]))
-    found = TensorMap(_layout_of(config, count, layers), roles, count.keys, spans)
+    tensor_map = TensorMap(_layout_of(config, count, layers), roles, count.keys, spans)
     ignored = frozenset(report.ignored)
     passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
-    return extend_to_mtp(found, config, tensors, passed_over)
+    return extend_to_mtp(tensor_map, config, tensors, passed_over)
 
 
 def _group_by_source(sources: Mapping[str, Source]) -> dict[Source, list[str]]:

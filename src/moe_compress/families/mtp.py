@@ -1,7 +1,7 @@
 """Multi-token-prediction layers: decoder layers after the last, which transformers passes over when it loads.
 
-Engines build them with the model's own number of experts, so they are cut like the last MoE layer, whose tensor names
-they share but for what stands in front. Where they do not, they can only be dropped.
+Engines build them with the model's own number of experts, so they are cut like the last MoE layer, whose tensor
+names they share but for what stands in front. Where they do not, they can only be dropped.
 """
 
 import re
@@ -26,8 +26,8 @@ _COUNT_KEYS = (
     "num_mtp_modules",
 )
 _NAMED = re.compile(r"(^|\.)mtp(_\w+)?\.")
-_NUMBERED = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_EXPERT = re.compile(r"(\d+)\.")
+_NUMBERED = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
+_EXPERT = re.compile(r"(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class _Pattern:
     tails: frozenset[str]
 
 
-def extend_to_mtp(found: TensorMap, config: Mapping[str, Any], tensors: Shapes, ignored: frozenset[str]) -> TensorMap:
+def extend_to_mtp(
+    found: TensorMap, config: Mapping[str, Any], tensors: Shapes, ignored: frozenset[str]
+) -> TensorMap:
     """Return the map with multi-token-prediction layers recognised; their experts follow the last MoE layer's plan.
 
     Args:
@@ -61,30 +63,28 @@ def extend_to_mtp(found: TensorMap, config: Mapping[str, Any], tensors: Shapes, 
     Raises:
         UnsupportedModelError: if experts are passed over that are in no such layer.
     """
-    depth = build_config(config).get_text_config().num_hidden_layers
+    depth = getattr(build_config(config).get_text_config(), "num_hidden_layers", None)
     names = frozenset(name for name in ignored if _is_mtp(name, depth))
     if strangers := tuple(sorted(name for name in ignored - names if "expert" in name)):
         raise UnsupportedModelError(
             f"{len(strangers)} tensors hold experts that transformers does not load and are in no layer for "
             f"multi-token prediction: {name_some(strangers)}; this checkpoint cannot be rewritten as it is"
         )
+    found = replace(found, mtp_tensors=names, mtp_keys=tuple(_list_count_keys(config, bool(names))))
+    if not names:
+        return found
     pattern = _read_pattern(found, tensors)
     roles, spans = _find_experts(pattern, names, tensors)
-    problem = _find_problem(pattern, names, roles, spans)
-    understood: tuple[Mapping[str, TensorRole], Spans] = (roles, spans) if problem is None else ({}, {})
-    return replace(
-        found,
-        roles={**found.roles, **understood[0]},
-        expert_spans={**found.expert_spans, **understood[1]},
-        mtp_tensors=names,
-        mtp_keys=tuple(_list_count_keys(config, bool(names))),
-        mtp_problem=problem,
-    )
+    if problem := _find_problem(pattern, names, roles, spans):
+        return replace(found, mtp_problem=problem)
+    return replace(found, roles={**found.roles, **roles}, expert_spans={**found.expert_spans, **spans})
 
 
-def _is_mtp(name: str, depth: int) -> bool:
+def _is_mtp(name: str, depth: int | None) -> bool:
+    if _NAMED.search(name):
+        return True
     numbered = _NUMBERED.search(name)
-    return bool(_NAMED.search(name)) or (numbered is not None and int(numbered[1]) >= depth)
+    return depth is not None and numbered is not None and int(numbered[1]) >= depth
 
 
 def _list_count_keys(config: Mapping[str, Any], has_tensors: bool) -> Iterator[str]:
@@ -104,25 +104,21 @@ def _list_count_keys(config: Mapping[str, Any], has_tensors: bool) -> Iterator[s
 def _read_pattern(found: TensorMap, tensors: Shapes) -> _Pattern:
     """Return how the last MoE layer's expert tensors are called."""
     layer, num_experts = found.layout.layers[-1], found.layout.num_experts[-1]
+    prefix_end = f".{layer}."
     rows, stems, tails = {}, set(), set()
     for name, role in found.roles.items():
         if role.layer != layer:
             continue
         if role.kind == "expert":
             start, end = found.expert_spans[name]
-            stems.add(_cut_prefix(name, layer, name[:start]))
+            stems.add(name[:start].partition(prefix_end)[2])
             tails.add(name[end:])
         else:
-            suffix = _cut_prefix(name, layer, name)
+            suffix = name.partition(prefix_end)[2]
             rows[suffix] = (tensors[name], role)
             if not role.is_router:
                 stems.add(f"{suffix.rpartition('.')[0]}.")
     return _Pattern(layer, num_experts, rows, frozenset(stems), frozenset(tails))
-
-
-def _cut_prefix(name: str, layer: int, text: str) -> str:
-    """Return `text`, which begins like `name`, without what stands up to the layer's number."""
-    return text[name.index(f".{layer}.") + len(f".{layer}.") :]
 
 
 def _find_experts(
@@ -148,21 +144,18 @@ def _find_problem(
     pattern: _Pattern, names: frozenset[str], roles: Mapping[str, TensorRole], spans: Spans
 ) -> str | None:
     """Return why the layers cannot be pruned like the last MoE layer, None if they can or have no experts."""
-    strange = tuple(
-        sorted(
-            name
-            for name in names - roles.keys()
-            if re.search(r"\bexperts?\b", name) or any(name.endswith(f".{suffix}") for suffix in pattern.rows)
-        )
-    )
-    if strange:
-        return f"{len(strange)} of their tensors are not like layer {pattern.layer}'s: {name_some(strange)}"
     counted: dict[tuple[str, str], set[int]] = defaultdict(set)
     for name, (start, end) in spans.items():
         counted[name[:start], name[end:]].add(int(name[start:end]))
-    for (head, tail), experts in counted.items():
+    for (head, tail), experts in sorted(counted.items()):
         if experts != set(range(pattern.num_experts)):
-            return f"'{head}*{tail}' has {len(experts)} experts and the model {pattern.num_experts}"
+            return f"'{head}*{tail}' is there for {len(experts)} experts and the model has {pattern.num_experts}"
+    rest = names - roles.keys()
+    strange = {name for name in rest if re.search(r"\bexperts?\b", name)}
+    strange |= {name for name in rest if any(name.endswith(f".{suffix}") for suffix in pattern.rows)}
+    if strange:
+        few = name_some(tuple(sorted(strange)))
+        return f"{len(strange)} of their tensors are not like layer {pattern.layer}'s: {few}"
     return _find_missing(pattern, roles, counted)
 
 
@@ -170,7 +163,9 @@ def _find_missing(
     pattern: _Pattern, roles: Mapping[str, TensorRole], counted: Mapping[tuple[str, str], set[int]]
 ) -> str | None:
     """Return which tensor of the last MoE layer a layer with experts lacks, None if it lacks none."""
-    prefixes = {name.removesuffix(suffix) for name in roles for suffix in pattern.rows if name.endswith(f".{suffix}")}
+    prefixes = {
+        name.removesuffix(suffix) for name in roles for suffix in pattern.rows if name.endswith(f".{suffix}")
+    }
     prefixes |= {head.removesuffix(stem) for head, _ in counted for stem in pattern.stems if head.endswith(stem)}
     for prefix in sorted(prefixes):
         tails = {tail for head, tail in counted if head.startswith(prefix)}

@@ -12,15 +12,13 @@ from math import prod
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.encodings import ALTERNATIVES, find_encoding, plain_shape
 from moe_compress.types import Encoding, TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-MXFP4_GROUP = 32
-_BYTES_PER_GROUP = 16
 _SETTINGS = ("quantization_config", "compression_config")
 _METHODS = ("fp8", "mxfp8", "mxfp4", "compressed-tensors")
-_ALTERNATIVES = "give the checkpoint in BF16, FP8, MXFP4 or compressed-tensors"
 _MODULE_PARTS = {  # the last word of a name -> what it is to `<module>.weight`
     **dict.fromkeys(("weight_scale_inv", "weight_scale", "scale", "qscale_weight"), "scales"),
     "weight_packed": "codes",
@@ -29,7 +27,6 @@ _MODULE_PARTS = {  # the last word of a name -> what it is to `<module>.weight`
     **dict.fromkeys(("activation_scale", "qscale_act"), "other"),
 }
 _FUSED_PARTS = {"_blocks": "codes", "_scales": "scales", "_scale_inv": "scales", "_activation_scale": "other"}
-_PACKED_PER_COLUMN_BYTE = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,8 @@ def view_plain(config: Mapping[str, Any], tensors: Shapes) -> PlainView:
         for name in (codes, *found.values()):
             shapes.pop(name, None)
             parts[name] = weight
-        shapes[weight] = _plain_shape(weight, codes, tensors[codes], settings)
-        encoding = _find_encoding(weight, codes, found.get("scales"), shapes[weight], tensors, settings)
+        shapes[weight] = plain_shape(weight, codes, tensors[codes], settings)
+        encoding = find_encoding(weight, codes, found.get("scales"), shapes[weight], tensors, settings)
         if encoding:
             encodings[weight] = encoding
     return PlainView(without_settings(config), shapes, encodings, parts)
@@ -118,7 +115,9 @@ def find_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def without_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of the same model unquantised."""
     return {
-        key: {name: item for name, item in value.items() if name not in _SETTINGS} if isinstance(value, dict) else value
+        key: {name: item for name, item in value.items() if name not in _SETTINGS}
+        if isinstance(value, dict)
+        else value
         for key, value in config.items()
         if key not in _SETTINGS
     }
@@ -128,7 +127,7 @@ def _check_method(settings: Mapping[str, Any]) -> None:
     method = settings.get("quant_method")
     if method not in _METHODS:
         raise UnsupportedModelError(
-            f"config.json has quant_method {method!r}, and only {', '.join(_METHODS)} are understood; {_ALTERNATIVES}"
+            f"config.json has quant_method {method!r}, understood are {', '.join(_METHODS)}; {ALTERNATIVES}"
         )
 
 
@@ -163,104 +162,6 @@ def _read_name(name: str) -> Iterator[tuple[str, str]]:
             return
 
 
-def _plain_shape(weight: str, codes: str, shape: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape a weight would have unquantised, from that of its codes."""
-    if codes == f"{weight}_blocks":  # transformers keeps the matrices of these families transposed
-        *experts, rows, groups, _ = shape
-        return (*experts, groups * MXFP4_GROUP, rows)
-    if codes != weight:
-        return (*shape[:-1], shape[-1] * _count_packed(settings))
-    if settings.get("expert_dtype") == "fp4" and ".experts." in weight:
-        return (*shape[:-1], shape[-1] * 2)
-    return shape
-
-
-def _count_packed(settings: Mapping[str, Any]) -> int:
-    """Return how many weights one stored number packs.
-
-    Raises:
-        UnsupportedModelError: if the config does not say so once for all.
-    """
-    counts = set()
-    for group in _list_groups(settings):
-        packing = group.get("format") or settings.get("format")
-        bits = (group.get("weights") or {}).get("num_bits")
-        if packing in _PACKED_PER_COLUMN_BYTE:
-            counts.add(2)
-        elif packing == "pack-quantized" and type(bits) is int and 0 < bits < 32 and 32 % bits == 0:
-            counts.add(32 // bits)
-    if len(counts) != 1:
-        raise UnsupportedModelError(
-            f"the quantisation packs {sorted(counts) or 'an unknown number of'} weights in one stored number; "
-            f"{_ALTERNATIVES} with one packing"
-        )
-    return counts.pop()
-
-
-def _list_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups = settings.get("config_groups")
-    return [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
-
-
-def _find_encoding(
-    weight: str,
-    codes: str,
-    scales: str | None,
-    shape: tuple[int, ...],
-    tensors: Shapes,
-    settings: Mapping[str, Any],
-) -> Encoding | None:
-    """Return how to decode a weight, None if its format is not decoded here.
-
-    Raises:
-        UnsupportedModelError: if the scales are not one per block of the weight.
-    """
-    if scales is None:
-        return None
-    if codes == f"{weight}_blocks":
-        if tensors[codes] != (*tensors[scales], _BYTES_PER_GROUP):
-            raise _misfit(weight, tensors[codes], tensors[scales])
-        return Encoding("mxfp4", codes, scales, (MXFP4_GROUP, 1))
-    if codes != weight or shape != tensors[codes] or not _is_fp8(settings):
-        return None
-    grid = _grid_of(shape, tensors[scales])
-    for block in _list_blocks(shape, settings):
-        if grid == (-(-shape[-2] // block[0]), -(-shape[-1] // block[1])):
-            return Encoding("fp8", codes, scales, block)
-    raise _misfit(weight, shape, tensors[scales])
-
-
-def _is_fp8(settings: Mapping[str, Any]) -> bool:
-    """Whether weights that are not packed are 8-bit floats: compressed-tensors also has 8-bit integers."""
-    weights = [group.get("weights") or {} for group in _list_groups(settings)]
-    return all(kind.get("type") == "float" for kind in weights if kind.get("num_bits") == 8)
-
-
-def _grid_of(weight: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return rows and columns of the scales of one matrix, None if they do not go with the weight."""
-    if len(weight) < 2:
-        return None
-    if len(scales) == len(weight) and scales[:-2] == weight[:-2]:
-        return scales[-2:]
-    if prod(scales) == 1 or scales == weight[:-2]:
-        return (1, 1)
-    return (scales[0], 1) if len(weight) == 2 and len(scales) == 1 else None
-
-
-def _list_blocks(shape: tuple[int, ...], settings: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Yield the blocks that may share a scale: those the config names, then a whole matrix, then a row."""
-    weights = [group.get("weights") or {} for group in _list_groups(settings)]
-    named = [settings.get("weight_block_size"), *(kind.get("block_structure") for kind in weights)]
-    named += [[1, kind.get("group_size")] for kind in weights]
-    if settings.get("quant_method") == "mxfp8":
-        named.append([1, MXFP4_GROUP])
-    for block in named:
-        if isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block):
-            yield block[0], block[1]
-    yield shape[-2], shape[-1]
-    yield 1, shape[-1]
-
-
 def _slice_part(name: str, shape: tuple[int, ...], role: TensorRole, view: PlainView, weight: str) -> TensorRole:
     """Return the role of a part of a weight that holds several experts along its first axis.
 
@@ -270,18 +171,11 @@ def _slice_part(name: str, shape: tuple[int, ...], role: TensorRole, view: Plain
     if prod(shape) == 1:  # one number for all experts
         return TensorRole("untouched")
     experts = view.shapes[weight][role.axis] // role.rows_per_expert
-    rows = shape[0] / experts
+    rows, rest = divmod(shape[0], experts)
     block = view.encodings[weight].block[0] if weight in view.encodings and role.rows_per_expert > 1 else 1
-    if role.axis == 0 and rows in (role.rows_per_expert, role.rows_per_expert / block):
-        return replace(role, rows_per_expert=int(rows))
+    if role.axis == 0 and not rest and rows in (role.rows_per_expert, role.rows_per_expert / block):
+        return replace(role, rows_per_expert=rows)
     raise UnsupportedModelError(
         f"'{name}' of shape {list(shape)} has no whole share for each of the {experts} experts of "
-        f"'{weight}'; {_ALTERNATIVES} with blocks inside experts"
-    )
-
-
-def _misfit(weight: str, shape: tuple[int, ...], scales: tuple[int, ...]) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"'{weight}' {list(shape)} has scales of shape {list(scales)}, which are not one for each of its blocks; "
-        "fetch the checkpoint again"
+        f"'{weight}'; {ALTERNATIVES} with blocks inside experts"
     )
