@@ -211,21 +211,3 @@ def test_a_dense_model_is_refused():
     model = Qwen3ForCausalLM(Qwen3Config(**dense, head_dim=8))
     with pytest.raises(UnsupportedModelError, match="no layer with routed experts"), observe(model, print):
         pass
-
-
-def test_experts_outside_the_interface_are_refused():
-    from transformers import DbrxConfig, DbrxForCausalLM
-
-    config = DbrxConfig(
-        d_model=16,
-        n_heads=2,
-        n_layers=1,
-        vocab_size=VOCABULARY,
-        attn_config={"kv_n_heads": 1, "clip_qkv": None, "rope_theta": 10000.0},
-        ffn_config={"ffn_hidden_size": 8, "moe_num_experts": 4, "moe_top_k": 2},
-    )
-    with (
-        pytest.raises(UnsupportedModelError, match="outside transformers' experts interface"),
-        observe(DbrxForCausalLM(config), print),
-    ):
-        pass

@@ -1,10 +1,4 @@
-"""See what one MoE layer really did, through transformers' experts interface, for any family that uses it.
-
-The observing implementation calls the stock one with every token-expert pair as its own token of gate weight
-1, which yields each expert's bare output from the same kernels in the same order, and then applies the
-model's own gate weights the way the stock code does. So the forward pass stays bit-identical, only routed
-pairs run, and no family needs code of its own.
-"""
+"""See what each MoE layer really did in a forward pass, for any family, without changing a bit of it."""
 
 from __future__ import annotations
 
@@ -13,164 +7,114 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_compress.collection.batches import Batch
-from moe_compress.errors import UnsupportedModelError
+from moe_compress.collection.contribution import change_direction
+from moe_compress.collection.expert_layers import find_layers
+from moe_compress.collection.experts_call import ExpertsCall, Forward
+from moe_compress.collection.watch import LayerWatch
+from moe_compress.errors import StatisticsError
 from moe_compress.types import RoutingBatch
 
-OBSERVED = "moe_compress_observed"
 Record = Callable[[int, RoutingBatch], None]
+Inspect = Callable[[int, Forward, torch.Tensor, RoutingBatch], None]
 
 
-class _Layer:
-    """One decoder layer's experts, and what its hooks saw on the way to them."""
+class _Observer:
+    """Turns what a layer showed into a RoutingBatch of the real tokens of the current batch."""
 
-    def __init__(self, row: int, name: str, decoder_layer: nn.Module, block: nn.Module, experts: nn.Module):
-        self.row, self.name = row, name
-        self.decoder_layer, self.block, self.experts = decoder_layer, block, experts
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.residual_TD: torch.Tensor | None = None
-        self.router_logits_TE: torch.Tensor | None = None
+    def __init__(self, record: Record, inspect: Inspect | None) -> None:
+        self.record, self.inspect = record, inspect
+        self.num_places = 0
+        self.places_T: torch.Tensor | None = None
+        self.demonstrations_T: torch.Tensor | None = None
 
-    def hooks(self) -> Iterator[Any]:
-        """Register the hooks that find the residual stream and the router's logits; yield their handles."""
-        for child in self.decoder_layer.children():
-            if child is not self.block:
-                yield child.register_forward_hook(self._remember)
-        yield self.block.register_forward_pre_hook(self._find_residual)
-        for child in self.block.children():
-            if child is not self.experts:
-                yield child.register_forward_hook(self._find_logits)
+    def set_batch(self, batch: Batch) -> None:
+        mask_N = batch.mask_BS.reshape(-1).bool()
+        demonstrations_N = batch.demonstrations_B.repeat_interleave(batch.mask_BS.shape[1])
+        self.num_places = mask_N.numel()
+        # Found once a batch, not once a layer: on a GPU this is the one place that waits for it.
+        self.places_T = None if bool(mask_N.all()) else mask_N.nonzero().squeeze(1)
+        self.demonstrations_T = self._real(demonstrations_N)
 
-    def _remember(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if inputs and isinstance(inputs[0], torch.Tensor) and isinstance(output, torch.Tensor):
-            self.seen.append((inputs[0], output))
-
-    def _find_residual(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """The residual stream is what entered the norm whose output is the block's input."""
-        entering = [before for before, after in self.seen if after is inputs[0]]
-        self.seen.clear()
-        if not entering:
-            raise UnsupportedModelError(
-                f"no norm feeds {self.name}'s MoE block directly, so its residual stream cannot be told; "
-                "this family needs a file in families/ that says where it is"
+    def finish(self, watch: LayerWatch) -> None:
+        """Record what a layer did, as soon as it has done it."""
+        call = watch.call
+        assert call is not None
+        if self.demonstrations_T is None or len(call.ids_TK) != self.num_places:
+            raise StatisticsError(
+                f"{watch.layer.name} saw {len(call.ids_TK)} tokens where the batch has {self.num_places} places; "
+                "give the batch to the observer before its forward pass"
             )
-        self.residual_TD = entering[-1].reshape(-1, entering[-1].shape[-1])
+        batch = self._routing_batch(watch, call)
+        _check_finite(batch, call.hidden_TD, watch.layer.name)
+        self.record(watch.layer.row, batch)
+        if self.inspect is not None:
+            self.inspect(watch.layer.row, watch.run_experts, self._real(call.hidden_TD), batch)
 
-    def _find_logits(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, tuple) and len(output) == 3:
-            self.router_logits_TE = output[0].reshape(-1, output[0].shape[-1])
+    def _real(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the rows of real tokens."""
+        return values if self.places_T is None else values[self.places_T.to(values.device)]
+
+    def _routing_batch(self, watch: LayerWatch, call: ExpertsCall) -> RoutingBatch:
+        before_TD, added_TD = (self._real(values) for values in watch.before_and_added())
+        scale = watch.layer.departure.routed_scale(watch.layer.decoder_layer)
+        assert self.demonstrations_T is not None
+        return RoutingBatch(
+            expert_ids_TK=self._real(call.ids_TK),
+            gate_weights_TK=self._real(call.weights_TK).float() * scale,
+            output_norms_TK=self._real(call.norms_TK).double(),
+            residual_change_T=change_direction(before_TD, added_TD),
+            router_logits_TE=self._real(watch.router_logits_TE),
+            demonstrations_T=self.demonstrations_T.to(call.ids_TK.device),
+        )
 
 
 @contextmanager
-def observe(model: Any, record: Record) -> Iterator[Callable[[Batch], None]]:
+def observe(model: Any, record: Record, inspect: Inspect | None = None) -> Iterator[Callable[[Batch], None]]:
     """Call `record(row, RoutingBatch)` for each MoE layer of each forward pass inside the block.
+
+    Nothing that the model computes is replaced, so its outputs stay the same bits. Layers may be called one at a
+    time and weights may come and go: nothing is looked at before the layer runs.
 
     Args:
         model: a transformers model; left as it was afterwards.
         record: receives the layer's position among the layers with experts, and what it did.
+        inspect: receives, after `record`, the layer's position, its experts' own `forward(hidden, ids, weights)`,
+            what they read `[T, D]` (padding removed), and what they did. For statistics that need more than
+            the chosen experts' norms.
 
     Yields:
         a function to be given each batch before its forward pass.
 
     Raises:
-        UnsupportedModelError: if the family's experts do not go through the interface.
+        UnsupportedModelError: if what the family's experts do cannot be told.
+        StatisticsError: if a layer gives NaN or infinity, or runs another batch than was announced.
     """
-    layers = {id(layer.experts): layer for layer in find_layers(model)}
-    stock_name = model.config._experts_implementation
-    current: list[Batch] = []
-
-    def observed(
-        experts: nn.Module, hidden_TD: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
-    ) -> torch.Tensor:
-        stock = ALL_EXPERTS_FUNCTIONS.get_interface(stock_name, vars(type(experts))["forward"].__wrapped__)
-        outputs_TKD = bare_outputs(stock, experts, hidden_TD, ids_TK, weights_TK)
-        routed_TD = (outputs_TKD * weights_TK.unsqueeze(-1)).sum(dim=1).to(hidden_TD.dtype)
-        layer = layers[id(experts)]
-        record(layer.row, _routing_batch(layer, current[0], ids_TK, weights_TK, outputs_TKD, routed_TD))
-        return routed_TD
-
-    def set_batch(batch: Batch) -> None:
-        current[:] = [batch]
-
-    ALL_EXPERTS_FUNCTIONS.register(OBSERVED, observed)
+    observer = _Observer(record, inspect)
     with ExitStack() as stack:
-        for layer in layers.values():
-            for handle in layer.hooks():
-                stack.callback(handle.remove)
-        model.set_experts_implementation(OBSERVED)
-        stack.callback(model.set_experts_implementation, stock_name)
-        # The registry lives as long as the process; what it holds must not keep the model alive.
-        stack.callback(layers.clear)
-        yield set_batch
+        for layer in find_layers(model):
+            LayerWatch(layer, observer.finish).begin(stack)
+        yield observer.set_batch
 
 
-def find_layers(model: Any) -> list[_Layer]:
-    """Return the decoder layers with routed experts, in order.
+def _check_finite(batch: RoutingBatch, read_TD: torch.Tensor, name: str) -> None:
+    """Check a layer's values with one number, so that a GPU is waited for once a layer.
 
     Raises:
-        UnsupportedModelError: if there are none, or they bypass the experts interface.
+        StatisticsError: if a value is NaN or infinite.
     """
-    found: list[_Layer] = []
-    for name, module in model.named_modules():
-        parts = name.split(".")
-        if parts[-1] != "experts" or not hasattr(module, "num_experts"):
-            continue
-        if not hasattr(module, "_is_expert_parallel"):
-            raise UnsupportedModelError(
-                f"{type(model).__name__} runs {name} outside transformers' experts interface, so its routing "
-                "cannot be observed; this family needs a file in families/"
-            )
-        index = max(i for i, part in enumerate(parts) if part.isdigit())
-        decoder_layer = model.get_submodule(".".join(parts[: index + 1]))
-        block = model.get_submodule(".".join(parts[:-1]))
-        found.append(_Layer(len(found), name, decoder_layer, block, module))
-    if not found:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no layer with routed experts; give a Mixture-of-Experts checkpoint"
-        )
-    return found
-
-
-def bare_outputs(
-    stock: Callable[..., torch.Tensor],
-    experts: nn.Module,
-    hidden_TD: torch.Tensor,
-    ids_TK: torch.Tensor,
-    weights_TK: torch.Tensor,
-) -> torch.Tensor:
-    """Return each chosen expert's output before its gate weight, `[T, K, D]`, by the stock implementation."""
-    top_k = ids_TK.shape[1]
-    pairs_ND = hidden_TD.repeat_interleave(top_k, dim=0)
-    ones_N1 = torch.ones_like(weights_TK).reshape(-1, 1)
-    return stock(experts, pairs_ND, ids_TK.reshape(-1, 1), ones_N1).reshape(-1, top_k, hidden_TD.shape[-1])
-
-
-def _routing_batch(
-    layer: _Layer,
-    batch: Batch,
-    ids_TK: torch.Tensor,
-    weights_TK: torch.Tensor,
-    outputs_TKD: torch.Tensor,
-    routed_TD: torch.Tensor,
-) -> RoutingBatch:
-    """Return what the layer did with the real tokens of a batch."""
-    if layer.residual_TD is None or layer.router_logits_TE is None:
-        raise UnsupportedModelError(
-            f"{layer.name} was reached without its router's logits or residual stream; "
-            "this family needs a file in families/"
-        )
-    keep_T = batch.mask_BS.reshape(-1).bool().to(ids_TK.device)
-    demonstrations_T = batch.demonstrations_B.repeat_interleave(batch.mask_BS.shape[1]).to(ids_TK.device)
-    residual_TD = layer.residual_TD[keep_T].double()
-    after_TD = residual_TD + routed_TD[keep_T].double()
-    return RoutingBatch(
-        expert_ids_TK=ids_TK[keep_T],
-        gate_weights_TK=weights_TK[keep_T],
-        output_norms_TK=torch.linalg.vector_norm(outputs_TKD[keep_T], dim=-1, dtype=torch.float64),
-        residual_change_T=1 - nn.functional.cosine_similarity(residual_TD, after_TD, dim=-1),
-        router_logits_TE=layer.router_logits_TE[keep_T],
-        demonstrations_T=demonstrations_T[keep_T],
+    totals = {
+        "its router's logits": batch.router_logits_TE.amax(dim=-1).sum(),
+        "its gate weights": batch.gate_weights_TK.sum(),
+        "its experts' outputs": batch.output_norms_TK.sum(),
+        "the residual stream after it": batch.residual_change_T.sum(),
+    }
+    if bool(sum(total.double() for total in totals.values()).isfinite()):  # type: ignore[union-attr]
+        return
+    broken = next(part for part, total in totals.items() if not bool(total.isfinite()))
+    if not bool(read_TD.isfinite().all()):
+        broken = "what it read from the layers before"
+    raise StatisticsError(
+        f"NaN or infinity in {name}, in {broken}; check the checkpoint for damaged weights, or collect in float32"
     )

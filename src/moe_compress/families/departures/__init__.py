@@ -1,27 +1,65 @@
 """One small file for each family that departs from what can be derived: `departures/minimax.py` is `minimax`'s.
 
 Such a file has `DEPARTURE`, which says what is different and nothing else. A family without a file is derived.
+A family of text inside another has its own: `gemma4_text`, not `gemma4`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from moe_compress.plugins import list_plugins, load_plugin
 
 __all__ = ["Departure", "find_departure"]
+
+Passage = tuple[str, Literal["linear", "norm"]]
+"""A module between the experts and the residual stream, by its path in the decoder layer, and its nature."""
+
+
+def _one(layer: Any) -> float:
+    return 1.0
+
+
+def _plain_sum(layer: Any) -> tuple[float, float]:
+    return 1.0, 1.0
 
 
 @dataclass(frozen=True)
 class Departure:
     """How a family differs from the common shape.
 
+    In the common shape a norm feeds the MoE block, what entered that norm is the residual stream `h`, and the sum
+    of the experts' outputs, each times the weight the block handed in, is added to it.
+
     Attributes:
         refused: why its checkpoints cannot be compressed, as the end of a sentence; None when they can.
+        residual: what `h` is: the input of the norm that feeds the block; the block's own input; the decoder
+            layer's input; or the argument of the child that `residual_child` names.
+        residual_child: for `residual="argument"`, the decoder layer's child and the position of its argument.
+        passages: what the experts' sum goes through before it is added, in order. The contribution of the routed
+            experts is their share of what comes out: a linear module is applied to their sum alone, a norm
+            multiplies it with the factors by which it multiplied the total.
+        streams: for several residual streams (hyper-connections): the child that mixes them, and how its input
+            and output give the streams `[B, S, N, D]` that the block's output is added to, and the weights
+            `[B, S, N]` with which each gets it.
+        routed_scale: decoder layer -> the factor by which it multiplies the experts' sum itself.
+        stream_scales: decoder layer -> the factors of `h` and of the contribution when the two are added.
+        are_logits_probabilities: the router hands out its softmax in the place of its logits.
+        scales_input: the gate weight multiplies an expert's input, not its output.
     """
 
     refused: str | None = None
+    residual: Literal["norm_input", "block_input", "layer_input", "argument"] = "norm_input"
+    residual_child: tuple[str, int] | None = None
+    passages: tuple[Passage, ...] = ()
+    streams: tuple[str, Callable[[Any, Any], tuple[Any, Any]]] | None = None
+    routed_scale: Callable[[Any], float] = _one
+    stream_scales: Callable[[Any], tuple[Any, Any]] = _plain_sum
+    are_logits_probabilities: bool = False
+    scales_input: bool = False
 
 
 def find_departure(model_type: str) -> Departure:
