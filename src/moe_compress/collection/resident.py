@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moe_compress.collection.batches import encode
 from moe_compress.collection.observe import observe
-from moe_compress.collection.sums import RoutingSums
+from moe_compress.collection.sums import start_sums
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def collect_resident(
     max_tokens: int,
     batch_size: int,
     provenance: Provenance,
+    requests: Collection[str] = (),
+    embedding_tokens: int = 2048,
 ) -> ExpertStatistics:
     """Return one domain's statistics from one forward pass, every sum at once.
 
@@ -51,12 +54,13 @@ def collect_resident(
         max_tokens: longer texts are cut here, or at the model's context.
         batch_size: sequences per forward pass.
         provenance: lineage to keep with the sums.
+        requests: statistics to collect besides those every collection has.
+        embedding_tokens: tokens that all experts run on, if `embedding` is among them.
 
     Raises:
         UnsupportedModelError: if the family cannot be observed.
         StatisticsError: if an invariant of the sums is broken.
     """
-    sums = RoutingSums(layout, len(demonstrations))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", max_tokens)
     max_tokens = min(max_tokens, context)
     batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
@@ -66,6 +70,7 @@ def collect_resident(
             "%d of %d demonstrations reach %d tokens and are cut there", num_cut, len(demonstrations), max_tokens
         )
     total = sum(batch.num_tokens for batch in batches)
+    sums = start_sums(layout, batches, requests, embedding_tokens)
     device = next(model.parameters()).device
     with (
         torch.inference_mode(),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import CollectParameters
+from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.requests import find_requests
 from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout
 
 
@@ -15,6 +16,8 @@ def collect_statistics(
     layout: MoELayout,
     demonstrations: Demonstrations,
     parameters: CollectParameters,
+    select: SelectParameters,
+    own: DomainParameters,
     lineage: Mapping[str, str],
 ) -> ExpertStatistics:
     """Return the domain's expert statistics; `layout` stands for a request that was checked."""
@@ -22,7 +25,15 @@ def collect_statistics(
 
     model, tokenizer = load_resident(base_model.path, parameters.device, parameters.dtype)
     return collect_resident(
-        model, tokenizer, demonstrations, layout, parameters.max_tokens, parameters.batch_size, lineage
+        model,
+        tokenizer,
+        demonstrations,
+        layout,
+        parameters.max_tokens,
+        parameters.batch_size,
+        lineage,
+        find_requests(parameters, own.selection(select)),
+        parameters.embedding_tokens,
     )
 
 
@@ -32,7 +43,15 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 collect_statistics,
-                ["base_model", "layout", "demonstrations", "params:collect", "lineage"],
+                [
+                    "base_model",
+                    "layout",
+                    "demonstrations",
+                    "params:collect",
+                    "params:select",
+                    "params:domain",
+                    "lineage",
+                ],
                 "statistics",
                 name="collect_statistics",
             )

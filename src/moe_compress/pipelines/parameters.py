@@ -42,6 +42,10 @@ class CollectParameters(Parameters):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = Field(16, ge=1)
     max_tokens: int = Field(2048, ge=1, description="longer demonstrations are cut here")
+    statistics: tuple[str, ...] = Field((), description="collected besides what the method asks for")
+    embedding_tokens: int = Field(
+        2048, ge=1, description="tokens all experts run on, where embeddings are asked for"
+    )
 
 
 class BudgetParameters(Parameters):

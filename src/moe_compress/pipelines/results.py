@@ -10,6 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import Field
 
 from moe_compress import methods
+from moe_compress.collection.requests import resolve_requests
 from moe_compress.pipelines.data import number_rows, text_of
 from moe_compress.pipelines.parameters import CollectParameters, Parameters
 from moe_compress.types import (
@@ -53,6 +54,7 @@ def collect_domains(
     layout = derive_tensor_map(index.config, index.shapes).layout
     model, tokenizer = load_resident(base_model.path, collect.device, collect.dtype)
     lineage = base_model.as_provenance()
+    requests = resolve_requests(*(methods.load(name).STATISTICS for name in methods.available()))
     statistics = {}
     for domain in parameters.domains:
         rows = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
@@ -60,7 +62,15 @@ def collect_domains(
             domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
         )
         statistics[domain] = collect_resident(
-            model, tokenizer, demonstrations, layout, collect.max_tokens, collect.batch_size, lineage
+            model,
+            tokenizer,
+            demonstrations,
+            layout,
+            collect.max_tokens,
+            collect.batch_size,
+            lineage,
+            requests,
+            collect.embedding_tokens,
         )
     return statistics
 
