@@ -32,7 +32,7 @@ def collect_statistics(
         parameters.max_tokens,
         parameters.batch_size,
         lineage,
-        find_requests(parameters, own.selection(select)),
+        find_requests(own.selection(select).method, parameters.statistics),
         parameters.embedding_tokens,
     )
 

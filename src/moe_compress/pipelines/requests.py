@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from moe_compress import methods
 from moe_compress.collection.requests import resolve_requests
-from moe_compress.pipelines.parameters import CollectParameters, SelectParameters
 
 
-def find_requests(collect: CollectParameters, chosen: SelectParameters) -> tuple[str, ...]:
+def find_requests(method: str, statistics: Iterable[str]) -> tuple[str, ...]:
     """Return the requests of a run, sorted.
+
+    Args:
+        method: the method that chooses experts.
+        statistics: those listed under `collect.statistics`.
 
     Raises:
         PluginError: if there is no such method.
         ParameterError: if a statistic is asked for that cannot be collected.
     """
-    return resolve_requests(collect.statistics, methods.load(chosen.method).STATISTICS)
+    return resolve_requests(statistics, methods.load(method).STATISTICS)

@@ -12,7 +12,7 @@ from typing import Any
 import moe_compress
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.gates.decide import parse_gates
-from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
 from moe_compress.pipelines.requests import find_requests
 from moe_compress.types import digest_of
 
@@ -94,9 +94,8 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
 
 def requests_of(parameters: Mapping[str, Any], domain: str) -> tuple[str, ...]:
     """Return the statistics that one domain's run collects besides those every collection has."""
-    own = DomainParameters.model_validate(parameters["domains"][domain])
-    chosen = own.selection(SelectParameters.model_validate(parameters["select"]))
-    return find_requests(CollectParameters.model_validate(parameters["collect"]), chosen)
+    chosen = {**parameters["select"], **parameters["domains"][domain].get("select", {})}
+    return find_requests(chosen["method"], parameters["collect"].get("statistics", ()))
 
 
 def evaluated_tasks(tasks: Sequence[str], domain: str) -> tuple[str, ...]:
