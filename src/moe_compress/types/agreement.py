@@ -63,6 +63,11 @@ class Agreement:
         known = [value for value in self.spearman if not np.isnan(value)]
         return float(np.mean(known)) if known else float("nan")
 
+    def as_metrics(self) -> dict[str, float]:
+        """Return the numbers that a gate may ask for and a tracking server keeps; none that is NaN."""
+        means = {"split_half_jaccard": self.mean_jaccard, "split_half_spearman": self.mean_spearman}
+        return {name: value for name, value in means.items() if not np.isnan(value)}
+
     @property
     def worst(self) -> int:
         """Position of the layer in which the halves agree least."""
