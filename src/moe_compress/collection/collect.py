@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
-from moe_compress.collection.sums import RoutingSums
+from moe_compress.collection.sums import RoutingSums, start_sums
 from moe_compress.families.conversion import build_config
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, digest_of
 
@@ -39,6 +39,7 @@ class CollectSettings:
         batch_size: sequences per forward pass.
         max_tokens: longer texts are cut here, or at the model's context.
         shard: `2/8` collects the second of eight shares of the batches; None all.
+        embedding_tokens: tokens that all experts run on, where `embedding` is requested.
     """
 
     mode: Literal["auto", "resident", "streamed"] = "auto"
@@ -47,6 +48,7 @@ class CollectSettings:
     batch_size: int = 16
     max_tokens: int = 2048
     shard: str | None = None
+    embedding_tokens: int = 2048
 
 
 def collect(
@@ -55,6 +57,7 @@ def collect(
     domains: Mapping[str, Demonstrations],
     settings: CollectSettings,
     provenance: Mapping[str, Provenance],
+    requests: Mapping[str, Collection[str]] | None = None,
     folder: Path | None = None,
     report: Callable[[LayerRecord], None] | None = None,
 ) -> dict[str, ExpertStatistics]:
@@ -66,6 +69,7 @@ def collect(
         domains: name -> texts to run.
         settings: how.
         provenance: domain -> lineage to keep with the sums.
+        requests: domain -> statistics to collect besides those every collection has; none by default.
         folder: where a streamed collection commits each layer, so that a killed one can go on; None: nowhere.
         report: is given a record of each streamed layer.
 
@@ -82,10 +86,12 @@ def collect(
     tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
     batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
     streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
-    sums = {name: RoutingSums(layout, len(demonstrations)) for name, demonstrations in domains.items()}
+    asked = requests or dict.fromkeys(domains, ())
+    sums = {name: start_sums(layout, own, asked[name], settings.embedding_tokens) for name, own in batches.items()}
     with join_ranks(device.type == "cuda") as (rank, num_ranks):
         share = take_share(batches, place * num_ranks + rank, count * num_ranks)
-        base = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
+        weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
+        base = [weights, {name: sorted(own) for name, own in asked.items()}, settings.embedding_tokens]
         run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
             add_ranks(sums, device)
@@ -141,7 +147,9 @@ def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
 def fingerprint(
     streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]], base: object
 ) -> str:
-    """Return a digest of everything a streamed collection's sums depend on; `base` stands for the weights' bytes."""
+    """Return a digest of everything a streamed collection's sums depend on; `base` stands for
+    the weights' bytes and what was asked for.
+    """
     files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
     machine = [str(streamed.dtype), streamed.device.type, torch.__version__]
     return digest_of([base, dict(streamed.files.config), files, asdict(layout), digest_batches(batches), machine])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from moe_compress.collection.adding import Adding
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.sums import RoutingSums
-from moe_compress.types import RoutingBatch
 
 
 def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -36,16 +36,14 @@ def collect_resident(
     Raises:
         UnsupportedModelError: if the family cannot be observed.
     """
-    current = [""]
-
-    def record(row: int, batch: RoutingBatch) -> None:
-        sums[current[0]].add(row, batch)
-
     device = next(model.parameters()).device
-    with torch.inference_mode(), observe(model, record) as set_batch:
-        for current[0], batches in domains.items():
+    adding = Adding(sums)
+    with torch.inference_mode(), observe(model, adding.record, adding.inspect) as set_batch:
+        for domain, batches in domains.items():
+            adding.domain = domain
             for batch in batches:
                 set_batch(on_device := batch.to(device))
                 # The head's logits are not needed, only what the layers do.
                 model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
                 progress.add_tokens(batch.num_tokens)
+        adding.finish()

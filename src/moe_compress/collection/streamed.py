@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from moe_compress.collection.adding import Adding
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
 from moe_compress.collection.progress import Progress
@@ -21,7 +22,7 @@ from moe_compress.collection.sums import RoutingSums
 from moe_compress.collection.weights import WeightLoader, install, remove
 from moe_compress.families.conversion import build_skeleton
 from moe_compress.families.quantised import PlainView, view_plain
-from moe_compress.types import RoutingBatch, TensorInfo
+from moe_compress.types import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -151,25 +152,22 @@ def collect_streamed(
         ResourceError: if the disk is full; what was committed stays in all three cases.
     """
     work = [(domain, batch) for domain, batches in domains.items() for batch in batches]
-    current = [""]
-
-    def record(row: int, batch: RoutingBatch) -> None:
-        sums[current[0]].add(row, batch)
-
+    adding = Adding(sums)
     try:
         first = point.restore(sums)
-        with torch.inference_mode(), observe(streamed.model, record) as set_batch:
+        with torch.inference_mode(), observe(streamed.model, adding.record, adding.inspect) as set_batch:
             for index in streamed.layers(first):
                 progress.start_layer(index)
                 after = point.start_layer(index, is_last=index + 1 == streamed.num_layers)
                 for number, (domain, batch) in enumerate(work):
-                    current[0] = domain
+                    adding.domain = domain
                     set_batch(on_device := batch.to(streamed.device))
                     before = point.before.take(number).to(streamed.device) if point.before else None
                     output = streamed.replay.run(index, on_device, before)
                     if after is not None:
                         after.append(output)
                     progress.add_tokens(batch.num_tokens)
+                adding.finish()
                 point.commit(index, sums)
                 progress.end_layer(streamed.reader.num_bytes)
     except BaseException as error:

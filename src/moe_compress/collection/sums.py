@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import torch
 
+from moe_compress.collection.accumulate import add_choices, add_requested, add_rows
+from moe_compress.collection.batches import Batch
+from moe_compress.collection.dense import DenseSample, Forward, lengths_of
+from moe_compress.collection.requests import ALWAYS, MAXIMA, ON_REQUEST, PER_CHOICE
 from moe_compress.types import (
     ExpertStatistics,
     FloatArray,
@@ -19,24 +23,58 @@ from moe_compress.types import (
     part_ends,
 )
 
-PER_CHOICE = ("count", "gate", "norm", "gate_norm", "gate_norm_change", "gate_change")
-"""Sums over the tokens routed to an expert; `router_probability` is summed over all tokens."""
-
 Sums = dict[str, torch.Tensor]
 
 
-class RoutingSums:
-    """Accumulates float64 sums of routing batches, per part of the demonstrations, each on its layer's device.
+def start_sums(
+    layout: MoELayout, batches: Iterable[Batch], requests: Collection[str] = (), embedding_tokens: int = 2048
+) -> RoutingSums:
+    """Return the empty sums of one domain.
 
-    What is kept of layer `row` is named `<row>.choices` `[P, E, 6]`, `<row>.router_probability` `[P, E]`,
-    `<row>.tokens` `[P]` and `<row>.seen` `[demonstrations]`, the last being 1 for a demonstration that came.
+    Args:
+        layout: the model's layout.
+        batches: all batches of the domain, those of other ranks and shards too.
+        requests: what to keep besides what every collection has, as `resolve_requests` gives it.
+        embedding_tokens: tokens that all experts run on, if `embedding` is among the requests.
+    """
+    lengths = lengths_of(batches)
+    sample = DenseSample(lengths, embedding_tokens) if "embedding" in requests else None
+    return RoutingSums(layout, len(lengths), requests, sample)
+
+
+class RoutingSums:
+    """Accumulates float64 sums of routing batches, each on its layer's device.
+
+    Of layer `row` are kept `choices` `[P, E, 6]`, `router_probability` `[P, E]` and `tokens` `[P]`, per part of
+    the demonstrations; `seen` `[demonstrations]`, 1 for each that came; and what is asked for, under its name.
     """
 
-    def __init__(self, layout: MoELayout, num_demonstrations: int) -> None:
+    def __init__(
+        self,
+        layout: MoELayout,
+        num_demonstrations: int,
+        requests: Collection[str] = (),
+        sample: DenseSample | None = None,
+    ) -> None:
+        """Start from nothing.
+
+        Args:
+            layout: the model's layout.
+            num_demonstrations: demonstrations of the domain, those of other ranks and shards too.
+            requests: what to keep besides what every collection has, as `resolve_requests` gives it.
+            sample: the tokens that all experts run on, for `embedding`.
+        """
         self.layout = layout
         self.num_demonstrations = num_demonstrations
+        self.requests = requests
+        self.sample = sample
         self._parts_N = torch.from_numpy(assign_parts(num_demonstrations))
         self._rows: dict[int, Sums] = {}
+
+    @property
+    def num_parts(self) -> int:
+        """P, the parts the demonstrations are kept apart in."""
+        return 2 * len(part_ends(self.num_demonstrations))
 
     @property
     def num_tokens(self) -> list[int]:
@@ -49,45 +87,64 @@ class RoutingSums:
 
         The same tokens in the same order give the same bits, however they are cut into batches.
         """
-        num_experts = self.layout.num_experts[row]
         sums = self._sums_of(row, batch.expert_ids_TK.device)
         part_T = self._parts_N[batch.demonstrations_T]
-        place_TK = part_T.unsqueeze(1) * num_experts + batch.expert_ids_TK
-        add_rows(sums["choices"].view(-1, len(PER_CHOICE)), place_TK.flatten(), choice_values(batch))
+        add_choices(sums["choices"], batch, part_T)
         # Each token in float32, as routers compute it; only what is added up needs float64.
-        probabilities_TE = batch.router_logits_TE.float().softmax(dim=-1).double()
-        add_rows(sums["router_probability"], part_T, probabilities_TE)
+        add_rows(sums["router_probability"], part_T, batch.router_logits_TE.float().softmax(dim=-1).double())
         add_rows(sums["tokens"], part_T, torch.ones_like(part_T, dtype=torch.float64))
         sums["seen"].index_fill_(0, batch.demonstrations_T, 1.0)
+        add_requested(sums, batch)
+
+    def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
+        """Gather the dense sample's tokens of a batch, if there is such a sample.
+
+        Args:
+            row: the layer's position among those with routed experts.
+            forward: runs the layer's routed experts.
+            inputs_TD: what entered them, padding removed.
+            batch: what they did, the same tokens in the same order.
+        """
+        if self.sample is not None:
+            self.sample.add(row, forward, inputs_TD, batch)
+
+    def finish(self, row: int) -> None:
+        """Run the experts on the sample after a layer's last batch, while its weights are still there."""
+        if self.sample is not None:
+            self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
 
     def _sums_of(self, row: int, device: torch.device) -> Sums:
         """Return what is accumulated for a layer, on the device its batches come from."""
         if self._parts_N.device != device:
             self._parts_N = self._parts_N.to(device)
         if row not in self._rows:
-            num_parts, num_experts = 2 * len(part_ends(self.num_demonstrations)), self.layout.num_experts[row]
-            shapes = {
-                "choices": (num_parts, num_experts, len(PER_CHOICE)),
-                "router_probability": (num_parts, num_experts),
-                "tokens": (num_parts,),
-                "seen": (self.num_demonstrations,),
-            }
             self._rows[row] = {
-                name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()
+                name: torch.zeros(shape, dtype=torch.float64, device=device)
+                for name, shape in self._shapes(self.layout.num_experts[row]).items()
             }
-        sums = self._rows[row]
-        if sums["tokens"].device != device:
-            sums = self._rows[row] = {name: values.to(device) for name, values in sums.items()}
-        return sums
+        elif self._rows[row]["tokens"].device != device:
+            self._rows[row] = {name: values.to(device) for name, values in self._rows[row].items()}
+        return self._rows[row]
+
+    def _shapes(self, num_experts: int) -> dict[str, tuple[int, ...]]:
+        pairs = {"logit_gram", "coactivation"} & {*self.requests}
+        return {
+            "choices": (self.num_parts, num_experts, len(PER_CHOICE)),
+            "router_probability": (self.num_parts, num_experts),
+            "tokens": (self.num_parts,),
+            "seen": (self.num_demonstrations,),
+            **dict.fromkeys(sorted(pairs), (num_experts, num_experts)),
+            **dict.fromkeys(sorted({*MAXIMA} & {*self.requests}), (num_experts,)),
+        }
 
     def state(self, rows: Iterable[int] | None = None) -> Sums:
-        """Return a copy of everything accumulated so far, to save or to reduce over ranks.
+        """Return a copy of everything accumulated so far as `<row>.<name>`, to save or to reduce over ranks.
 
         Args:
-            rows: the layers to return, all by default.
+            rows: the layers to return, zeros for one that had no batch; by default those that had.
         """
-        chosen = self._rows if rows is None else rows
-        return {f"{row}.{name}": values.clone() for row in chosen for name, values in self._rows[row].items()}
+        chosen = {row: self._sums_of(row, self._parts_N.device) for row in (self._rows if rows is None else rows)}
+        return {f"{row}.{name}": values.clone() for row, sums in chosen.items() for name, values in sums.items()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put layers back as `state` gave them; layers it does not name stay as they are."""
@@ -103,7 +160,7 @@ class RoutingSums:
             sums[name] = combine(name, sums[name], values.to(sums[name].device)) if name in sums else values.clone()
 
     def as_arrays(self) -> dict[str, FloatArray]:
-        """Return name -> float64 `[L, E]`; layers with fewer experts than the widest are padded with 0."""
+        """Return name -> float64 `[L, E]` of what every collection has; missing experts are padded with 0."""
         return {name: add_in_order(values) for name, values in self._part_arrays().items()}
 
     def as_statistics(self, domain: str, provenance: Provenance) -> ExpertStatistics:
@@ -113,56 +170,50 @@ class RoutingSums:
             StatisticsError: if an invariant of the sums is broken.
         """
         parts = self._as_parts()
+        named = {name: add_in_order(values) for name, values in parts.sums.items()} | self._requested_arrays()
         return ExpertStatistics(
-            domain, self.layout, self.as_arrays(), sum(parts.num_tokens), provenance, parts=parts
+            domain=domain,
+            layout=self.layout,
+            sums={name: values for name, values in named.items() if name not in MAXIMA},
+            num_tokens=sum(parts.num_tokens),
+            provenance=provenance,
+            maxima={name: values for name, values in named.items() if name in MAXIMA},
+            parts=parts,
         )
 
     def _as_parts(self) -> StatisticsParts:
+        first = self._sums_of(0, self._parts_N.device)
+        part_N, seen_N = assign_parts(self.num_demonstrations), first["seen"].cpu().numpy() > 0
+        num_seen_P = np.bincount(part_N[seen_N], minlength=self.num_parts)
+        num_tokens = tuple(int(tokens) for tokens in first["tokens"].tolist())
         ends = part_ends(self.num_demonstrations)
-        first = self._rows.get(0) or self._sums_of(0, torch.device("cpu"))
-        seen = first["seen"].cpu().numpy().astype(np.int64)
-        counted = np.bincount(assign_parts(self.num_demonstrations), weights=seen, minlength=2 * len(ends))
-        num_tokens = tuple(int(tokens) for tokens in first["tokens"])
-        return StatisticsParts(ends, self._part_arrays(), num_tokens, tuple(counted.astype(int).tolist()))
+        return StatisticsParts(ends, self._part_arrays(), num_tokens, tuple(num_seen_P.tolist()))
 
     def _part_arrays(self) -> dict[str, FloatArray]:
         """Return name -> float64 `[P, L, E]`."""
-        num_parts = 2 * len(part_ends(self.num_demonstrations))
-        shape = (num_parts, len(self.layout.layers), max(self.layout.num_experts))
-        arrays = {name: np.zeros(shape) for name in (*PER_CHOICE, "router_probability")}
+        shape = (self.num_parts, len(self.layout.layers), max(self.layout.num_experts))
+        arrays = {name: np.zeros(shape) for name in ALWAYS}
         for row, sums in self._rows.items():
             experts = self.layout.num_experts[row]
-            for name, values_PE in zip(PER_CHOICE, sums["choices"].cpu().numpy().transpose(2, 0, 1), strict=True):
-                arrays[name][:, row, :experts] = values_PE
+            for name, values_PE in zip(PER_CHOICE, sums["choices"].cpu().unbind(dim=-1), strict=True):
+                arrays[name][:, row, :experts] = values_PE.numpy()
             arrays["router_probability"][:, row, :experts] = sums["router_probability"].cpu().numpy()
+        return arrays
+
+    def _requested_arrays(self) -> dict[str, FloatArray]:
+        """Return name -> float64 `[L, E, ...]` of what was asked for, padded with 0 up to the widest layer."""
+        layers = range(len(self.layout.layers))
+        arrays: dict[str, FloatArray] = {}
+        for name in sorted(ON_REQUEST):
+            found = {row: self._rows[row][name].cpu().numpy() for row in layers if name in self._rows.get(row, {})}
+            if found:
+                widest = np.max([values.shape for values in found.values()], axis=0)
+                arrays[name] = np.zeros((len(layers), *widest))
+            for row, values in found.items():
+                arrays[name][row][tuple(map(slice, values.shape))] = values
         return arrays
 
 
 def combine(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return what two processes accumulated under one name together: the larger where it is no sum."""
-    return torch.maximum(ours, theirs) if name == "seen" else ours + theirs
-
-
-def add_rows(sums: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> None:
-    """Add each of `values` to the row of `sums` at its place, in order, so that it repeats to the bit.
-
-    On a GPU `index_add_` adds in whatever order its threads come; accumulating `index_put_` sorts first.
-    """
-    if sums.is_cuda:
-        sums.index_put_((places,), values, accumulate=True)
-    else:
-        sums.index_add_(0, places, values)
-
-
-def choice_values(batch: RoutingBatch) -> torch.Tensor:
-    """Return what each token-expert pair adds to the sums of `PER_CHOICE`, float64 `[T * K, 6]`.
-
-    With `g` the gate weight, `n` the output norm and `s = max(0, 1 - cos(h, h~))` (EASY-EP; the cut at 0 is
-    the authors' code, not the paper): `1, g, n, g n, g n s, g s`.
-    """
-    gate_TK = batch.gate_weights_TK.double()
-    norm_TK = batch.output_norms_TK.double()
-    change_T1 = batch.residual_change_T.double().clamp(min=0).unsqueeze(1)
-    weighted_TK = gate_TK * norm_TK
-    values = (torch.ones_like(gate_TK), gate_TK, norm_TK, weighted_TK, weighted_TK * change_T1, gate_TK * change_T1)
-    return torch.stack(values, dim=-1).flatten(0, 1)
+    """Return what two processes accumulated under one name together."""
+    return torch.maximum(ours, theirs) if name in MAXIMA else ours + theirs

@@ -9,34 +9,47 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import CollectParameters
+from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.requests import find_requests
 from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout, Provenance
 
 if TYPE_CHECKING:
     from moe_compress.collection.progress import LayerRecord
 
 
+SHARED = ("base_model", "params:collect", "params:select", "collect_folder")
+
+
 def collect_statistics(
     base_model: CheckpointReference,
     parameters: CollectParameters,
+    select: SelectParameters,
     folder: Path,
     layout: MoELayout,
     demonstrations: Demonstrations,
     lineage: Provenance,
+    own: DomainParameters,
 ) -> ExpertStatistics:
     """Return one domain's expert statistics; `layout` stands for a request that was checked."""
-    domain = demonstrations.domain
-    return collect_domains(base_model, parameters, {domain: demonstrations}, {domain: lineage}, folder)[domain]
+    return collect_jointly(base_model, parameters, select, folder, demonstrations, lineage, own)[0]
 
 
 def collect_jointly(
-    base_model: CheckpointReference, parameters: CollectParameters, folder: Path, *values: Any
+    base_model: CheckpointReference,
+    parameters: CollectParameters,
+    select: SelectParameters,
+    folder: Path,
+    *values: Any,
 ) -> list[ExpertStatistics]:
-    """Return the expert statistics of several domains from one pass; `values` are demonstrations, then lineages."""
-    half = len(values) // 2
-    domains = {demonstrations.domain: demonstrations for demonstrations in values[:half]}
-    lineages = dict(zip(domains, values[half:], strict=True))
-    return list(collect_domains(base_model, parameters, domains, lineages, folder).values())
+    """Return the expert statistics of several domains from one pass.
+
+    `values` are, for each domain, its demonstrations, its lineage and its parameters.
+    """
+    domains, lineages, requests = {}, {}, {}
+    for demonstrations, lineage, own in zip(values[::3], values[1::3], values[2::3], strict=True):
+        domains[own.name], lineages[own.name] = demonstrations, lineage
+        requests[own.name] = find_requests(own.selection(select).method, parameters.statistics)
+    return list(collect_domains(base_model, parameters, domains, lineages, requests, folder).values())
 
 
 def collect_domains(
@@ -44,6 +57,7 @@ def collect_domains(
     parameters: CollectParameters,
     domains: Mapping[str, Demonstrations],
     lineages: Mapping[str, Provenance],
+    requests: Mapping[str, tuple[str, ...]],
     folder: Path | None,
 ) -> dict[str, ExpertStatistics]:
     """Return domain -> expert statistics.
@@ -53,6 +67,7 @@ def collect_domains(
         parameters: how to collect.
         domains: the texts of each domain.
         lineages: domain -> provenance of its statistics.
+        requests: domain -> statistics to collect besides those every collection has.
         folder: where a collection that may be killed commits each layer.
     """
     from moe_compress.checkpoint.index import read_index
@@ -63,8 +78,8 @@ def collect_domains(
     index = read_index(base_model.path)
     layout = derive_tensor_map(index.config, index.shapes).layout
     files = CheckpointFiles(index.folder, index.config, index.tensors)
-    settings = CollectSettings(**parameters.model_dump())
-    return collect(files, layout, domains, settings, lineages, folder, log_layer)
+    settings = CollectSettings(**parameters.model_dump(exclude={"statistics"}))
+    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer)
 
 
 def log_layer(record: LayerRecord) -> None:
@@ -92,7 +107,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 collect_statistics,
-                ["base_model", "params:collect", "collect_folder", "layout", "demonstrations", "lineage"],
+                [*SHARED, "layout", "demonstrations", "lineage", "params:domain"],
                 "statistics",
                 name="collect_statistics",
             )
@@ -107,13 +122,17 @@ def create_reduce_pipeline() -> Pipeline:
 
 def create_joint_pipeline(domains: tuple[str, ...]) -> Pipeline:
     """Return the stage for several domains in one pass; what it reads is in the domains' namespaces."""
-    values = [f"{domain}.{name}" for name in ("demonstrations", "lineage") for domain in domains]
+    values = [
+        name
+        for domain in domains
+        for name in (f"{domain}.demonstrations", f"{domain}.lineage", f"params:domains.{domain}")
+    ]
     with warnings.catch_warnings():
         # Kedro wants a node in the one namespace it reads from; this one reads from several.
         warnings.filterwarnings("ignore", message="One or more dataset names contain")
         node = Node(
             collect_jointly,
-            ["base_model", "params:collect", "collect_folder", *values],
+            [*SHARED, *values],
             [f"{domain}.statistics" for domain in domains],
             name="collect_jointly",
         )

@@ -43,6 +43,10 @@ class CollectParameters(Parameters):
     batch_size: int = Field(16, ge=1)
     max_tokens: int = Field(2048, ge=1, description="longer demonstrations are cut here")
     shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="collect part i of n only: i/n")
+    statistics: tuple[str, ...] = Field((), description="collected besides what the method asks for")
+    embedding_tokens: int = Field(
+        2048, ge=1, description="tokens all experts run on, where embeddings are asked for"
+    )
 
 
 class BudgetParameters(Parameters):

@@ -10,6 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import Field
 
 from moe_compress import methods
+from moe_compress.collection.requests import resolve_requests
 from moe_compress.pipelines.data import number_rows, text_of
 from moe_compress.pipelines.parameters import CollectParameters, Parameters
 from moe_compress.types import (
@@ -53,7 +54,11 @@ def collect_domains(
         found[domain] = Demonstrations(
             domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
         )
-    return collect_pass(base_model, collect, found, dict.fromkeys(found, base_model.as_provenance()), None)
+    lineage = base_model.as_provenance()
+    requests = resolve_requests(*(methods.load(name).STATISTICS for name in methods.available()))
+    return collect_pass(
+        base_model, collect, found, dict.fromkeys(found, lineage), dict.fromkeys(found, requests), None
+    )
 
 
 def plan_all(

@@ -8,6 +8,7 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
     P  parts of a domain's demonstrations
 """
 
+from moe_compress.types.agreement import Agreement
 from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
 from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
 from moe_compress.types.gates import GateOutcome, GateReport
@@ -19,6 +20,7 @@ from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
 
 __all__ = [
     "CURVE",
+    "Agreement",
     "Budget",
     "CheckpointReference",
     "CompressionPlan",
