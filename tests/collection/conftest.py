@@ -11,12 +11,12 @@ from tests import tiny_families
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.collection.batches import Batch
-from moe_compress.collection.observe import find_layers
+from moe_compress.collection.expert_layers import find_layers
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.resident import collect_resident
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
-from moe_compress.collection.sums import RoutingSums
+from moe_compress.collection.sums import start_sums
 from moe_compress.types import MoELayout
 
 CPU = torch.device("cpu")
@@ -49,8 +49,10 @@ def make_domains():
 
 
 def make_sums(layout, domains):
-    count = {name: 1 + max(int(b.demonstrations_B.max()) for b in batches) for name, batches in domains.items()}
-    return {name: RoutingSums(layout, number) for name, number in count.items()}
+    """Return empty sums; the first domain is asked for all there is."""
+    every = ("coactivation", "embedding", "logit_gram", "max_gate_norm", "max_norm")
+    requests = {"one": every, "two": ()}
+    return {name: start_sums(layout, batches, requests[name], 16) for name, batches in domains.items()}
 
 
 def read_files(folder):
@@ -72,8 +74,8 @@ def layout_of(model):
     return MoELayout(tuple(range(len(layers))), tuple(layer.experts.num_experts for layer in layers), top_k)
 
 
-def run_resident(model, layout, domains, count=None):
-    sums = {name: RoutingSums(layout, count[name]) for name in domains} if count else make_sums(layout, domains)
+def run_resident(model, layout, domains, all_domains=None):
+    sums = make_sums(layout, all_domains or domains)
     collect_resident(model, domains, sums, Progress(1, 1))
     return sums
 

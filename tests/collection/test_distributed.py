@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.collection.conftest import layout_of, load_plain, make_batch, run_resident
+from tests.collection.conftest import layout_of, load_plain, make_batch, make_sums, run_resident
 from tests.collection.ranked import collect_rank
 
 from moe_compress.collection.collect import CollectSettings
-from moe_compress.collection.distributed import add_shards, parse_shard, take_share
+from moe_compress.collection.distributed import add_shards, parse_shard, refuse_empty_shards, take_share
 from moe_compress.errors import ParameterError, StatisticsError
 
 
@@ -41,9 +41,11 @@ def whole(checkpoint):
 def assert_close(found, expected):
     assert found.num_tokens == expected.num_tokens
     assert found.parts.num_demonstrations == expected.parts.num_demonstrations
-    for ours, theirs in ((found.sums, expected.sums), (found.parts.sums, expected.parts.sums)):
+    assert (found["count"] == expected["count"]).all()
+    assert (found.parts.sums["count"] == expected.parts.sums["count"]).all()
+    kinds = (found.sums, expected.sums), (found.maxima, expected.maxima), (found.parts.sums, expected.parts.sums)
+    for ours, theirs in kinds:
         assert ours.keys() == theirs.keys()
-        assert (ours["count"] == theirs["count"]).all()
         for name, values in theirs.items():
             torch.testing.assert_close(torch.tensor(ours[name]), torch.tensor(values), rtol=1e-9, atol=0)
 
@@ -66,9 +68,7 @@ def test_ranks_add_up_to_one_process(processes, checkpoint, whole, tmp_path, num
         assert process.exitcode == 0
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(num_ranks)]
     for name, expected in whole.items():
-        from moe_compress.collection.sums import RoutingSums
-
-        sums = RoutingSums(expected.layout, sum(expected.parts.num_demonstrations))
+        sums = make_sums(expected.layout, many_batches())[name]
         sums.restore({key.removeprefix(f"{name}/"): v for key, v in found[0].items() if key.startswith(name)})
         assert_close(sums.as_statistics(name, {}), expected)
     for other in found[1:]:
@@ -80,16 +80,13 @@ def shards_of(checkpoint, count):
     layout, batches = layout_of(model), many_batches()
     shards = []
     for place in range(count):
-        sums = run_resident(model, layout, take_share({"one": batches["one"]}, place, count), ten)
+        one = {"one": batches["one"]}
+        sums = run_resident(model, layout, take_share(one, place, count), one)
         shards.append(sums["one"].as_statistics("one", {"shard": f"{place + 1}/{count}", "base_id": "tiny"}))
     return shards
 
 
-ten = {"one": 10}
-"""Every shard knows of all demonstrations, whichever it runs."""
-
-
-@pytest.mark.parametrize("count", [1, 3, 7])
+@pytest.mark.parametrize("count", [1, 3, 5])
 def test_shards_add_up_to_one_process(checkpoint, whole, count):
     found = add_shards(shards_of(checkpoint, count)[::-1])
     assert_close(found, whole["one"])
@@ -110,6 +107,12 @@ def test_shards_of_different_divisions_do_not_add(checkpoint):
         add_shards([first, replace(first, provenance={"shard": "1/2"})])
     with pytest.raises(StatisticsError, match="are none at all"):
         add_shards([])
+
+
+def test_more_shards_than_batches_are_refused():
+    refuse_empty_shards({"one": many_batches()["one"]}, "1/5")
+    with pytest.raises(ParameterError, match=r"collect\.shard is 1/3, but .* 'two' are only 1 batches"):
+        refuse_empty_shards(many_batches(), "1/3")
 
 
 def test_shares_are_all_batches_once():

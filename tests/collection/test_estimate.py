@@ -112,12 +112,13 @@ def test_the_dtype_is_the_checkpoints_own_or_the_one_named(checkpoint):
 def test_both_modes_give_the_same_statistics_of_texts(readable, layout, tmp_path, caplog):
     texts = ("def add", "two three alpha", "heart")
     domains = {name: Demonstrations(name, ("a", "b", "c"), texts, "0") for name in ("code", "math")}
+    requests = {"code": ("embedding", "max_norm"), "math": ()}
     found, records = {}, []
     caplog.set_level(logging.INFO)
     for mode in ("resident", "streamed", "auto"):
         settings = CollectSettings(mode=mode, max_tokens=12, batch_size=2)
         lineage = {"code": {"base_id": "tiny"}, "math": {}}
-        found[mode] = collect(readable, layout, domains, settings, lineage, tmp_path, records.append)
+        found[mode] = collect(readable, layout, domains, settings, lineage, requests, tmp_path, records.append)
     for name in domains:
         for mode in ("streamed", "auto"):
             for key, values in found["resident"][name].sums.items():

@@ -1,4 +1,4 @@
-"""A collection that is killed, runs out of disk or loses a shard goes on where it was and ends with the same bits."""
+"""A collection that is killed, runs out of disk or loses a shard goes on and ends with the same bits."""
 
 from __future__ import annotations
 

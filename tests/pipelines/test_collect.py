@@ -50,8 +50,8 @@ def test_shards_are_collected_one_by_one_and_added_up(project):
 
 
 def test_a_missing_shard_is_named(project):
-    succeed(project.run("--pipelines=collect_code", "--params=collect.shard=2/3"))
-    result = project.run("--pipelines=reduce_code")
+    succeed(project.run("--pipelines=collect_code", "--params=collect.shard=2/3,collect.batch_size=2"))
+    result = project.run("--pipelines=reduce_code", "--params=collect.batch_size=2")
     assert result.exit_code == 1
     assert "2 of 3 shards are missing" in result.output
 

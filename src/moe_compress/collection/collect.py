@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from moe_compress.collection.batches import Batch, digest_batches, encode_domains
-from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, take_share
+from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, refuse_empty_shards, take_share
 from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
@@ -85,6 +85,7 @@ def collect(
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
     tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
     batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
+    refuse_empty_shards(batches, settings.shard)
     streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
     asked = requests or dict.fromkeys(domains, ())
     sums = {name: start_sums(layout, own, asked[name], settings.embedding_tokens) for name, own in batches.items()}
@@ -147,8 +148,13 @@ def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
 def fingerprint(
     streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]], base: object
 ) -> str:
-    """Return a digest of everything a streamed collection's sums depend on; `base` stands for
-    the weights' bytes and what was asked for.
+    """Return a digest of everything that a streamed collection's sums depend on.
+
+    Args:
+        streamed: the model.
+        layout: its layout.
+        batches: what runs through it.
+        base: stands for the weights' bytes and for what was asked for.
     """
     files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
     machine = [str(streamed.dtype), streamed.device.type, torch.__version__]

@@ -107,9 +107,11 @@ class DenseSample:
             row: the layer's position among those with routed experts.
             num_experts: E.
         """
-        forward, inputs_ND = self._forwards.pop(row), self._inputs.pop(row)[self._arrived.pop(row)]
-        sums = (run_expert(forward, i, inputs_ND).sum(dim=0, dtype=torch.float64) for i in range(num_experts))
-        tokens_E = torch.full((num_experts,), len(inputs_ND), dtype=torch.float64, device=inputs_ND.device)
+        forward, inputs_ND, arrived_N = self._forwards.pop(row), self._inputs.pop(row), self._arrived.pop(row)
+        # Tokens of other ranks stay in as zeros: a product of another shape would round these otherwise.
+        outputs = (run_expert(forward, expert, inputs_ND) for expert in range(num_experts))
+        sums = (output_ND[arrived_N].sum(dim=0, dtype=torch.float64) for output_ND in outputs)
+        tokens_E = arrived_N.sum().double().expand(num_experts).clone()
         return {"embedding": torch.stack(list(sums)), "embedding_tokens": tokens_E}
 
 

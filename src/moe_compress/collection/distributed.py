@@ -53,6 +53,21 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
     return int(place) - 1, int(count)
 
 
+def refuse_empty_shards(domains: Mapping[str, Sequence[Batch]], shard: str | None) -> None:
+    """Check that a shard has something to collect of every domain.
+
+    Raises:
+        ParameterError: if it has not.
+    """
+    _, count = parse_shard(shard)
+    name, fewest = min(((name, len(batches)) for name, batches in domains.items()), key=lambda item: item[1])
+    if fewest < count:
+        raise ParameterError(
+            f"collect.shard is {shard}, but the demonstrations of '{name}' are only {fewest} batches; give at most "
+            f"{fewest} shards, or lower collect.batch_size"
+        )
+
+
 def take_share(domains: Mapping[str, Sequence[Batch]], place: int, count: int) -> dict[str, tuple[Batch, ...]]:
     """Return every `count`-th batch of each domain from `place` on: longest first, so shares are of like length."""
     return {name: tuple(batches[place::count]) for name, batches in domains.items()}

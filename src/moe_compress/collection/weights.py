@@ -98,8 +98,8 @@ class WeightLoader:
             place = part.narrow(slot.axis, slot.start, min(shape[slot.axis], part.shape[slot.axis] - slot.start))
         if tuple(place.shape) != shape:
             raise CheckpointError(
-                f"tensor '{slot.name}' has shape {list(shape)} and does not fit into {list(value.shape)}; its config "
-                "and tensors must fit each other"
+                f"tensor '{slot.name}' has shape {list(shape)} and does not fit into {list(value.shape)}; "
+                "config.json and tensors must fit each other"
             )
         return place
 
