@@ -21,6 +21,10 @@ class UnsupportedModelError(MoeCompressError):
     """The checkpoint's architecture is one whose experts cannot be told apart from its files."""
 
 
+class ResourceError(MoeCompressError):
+    """Memory or disk does not suffice for what was asked."""
+
+
 class StatisticsError(MoeCompressError):
     """Expert statistics break an invariant or do not belong together."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -58,35 +57,49 @@ class RunKeyHooks:
         from moe_compress.pipelines.run_keys import check_selection, stage_keys
 
         parameters = plain(catalog["parameters"].load())
-        domain = find_domain(pipeline, parameters.get("domains", {}))
-        if domain is None:
-            return
-        check_selection(parameters, domain)
-        rows = cast(RowsDataset, catalog[f"{domain}.demonstration_rows"])
-        keys = stage_keys(
-            parameters,
-            domain,
-            catalog["base_model"].load().identity,
-            rows.path,
-            catalog["domains_folder"].load(),
-        )
-        for name in pipeline.datasets():
-            dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
-            if dataset is not None and hasattr(dataset, "bind"):
-                dataset.bind({**keys, "command": describe_command(run_params)})
+        for domain in find_domains(pipeline, parameters):
+            check_selection(parameters, domain)
+            rows = cast(RowsDataset, catalog[f"{domain}.demonstration_rows"])
+            keys = stage_keys(
+                parameters,
+                domain,
+                catalog["base_model"].load().identity,
+                rows.path,
+                catalog["domains_folder"].load(),
+            )
+            for name in pipeline.datasets():
+                dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
+                if dataset is not None and hasattr(dataset, "bind"):
+                    dataset.bind({**keys, "command": describe_command(run_params)})
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Remove what a collection could go on from, now that its statistics are saved."""
+        if "collect_folder" in pipeline.inputs():
+            from moe_compress.collection.resume import remove_finished
+
+            remove_finished(catalog["collect_folder"].load())
 
 
-def find_domain(pipeline: Pipeline, domains: Iterable[str]) -> str | None:
-    """Return the domain a pipeline compresses for, None for a pipeline of no domain.
+def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, ...]:
+    """Return the domains a pipeline works for, sorted; none for a pipeline of no domain.
 
     Raises:
-        ParameterError: if there is more than one, because a run is tracked and reported as one.
+        ParameterError: if it compresses for more than one, because such a run is tracked and reported as one, or
+            if it would compress from one shard of the statistics.
     """
     namespaces = {name.partition(".")[0] for name in pipeline.datasets()}
-    found = sorted(namespaces & set(domains))
-    if len(found) > 1:
-        raise ParameterError(f"one run compresses for one domain, not for {', '.join(found)}; run them one by one")
-    return found[0] if found else None
+    found = tuple(sorted(namespaces & set(parameters.get("domains", {}))))
+    plans = [domain for domain in found if f"{domain}.plan" in pipeline.outputs() | pipeline.all_outputs()]
+    if len(plans) > 1:
+        raise ParameterError(f"one run compresses for one domain, not for {', '.join(plans)}; run them one by one")
+    shard = parameters.get("collect", {}).get("shard")
+    if plans and shard:
+        raise ParameterError(
+            f"collect.shard is {shard}, and a plan needs all shards; collect each with collect_{plans[0]}, add "
+            f"them up with reduce_{plans[0]}, and run this without collect.shard"
+        )
+    return found
 
 
 def describe_command(run_params: dict[str, Any]) -> str:

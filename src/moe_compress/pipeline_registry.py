@@ -1,4 +1,4 @@
-"""The registered pipelines: `prune_<domain>` per domain of the configuration, `results`, `train_reference`."""
+"""The registered pipelines: `prune_`, `collect_` and `reduce_<domain>`, `collect`, `results`, `train_reference`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Return name -> pipeline; a new block under `domains` in any environment is a new pipeline."""
     from moe_compress.pipelines import prune, results, train_reference
 
-    pipelines = {f"prune_{domain}": prune.create_pipeline(domain) for domain in configured_domains()}
+    domains = configured_domains()
+    pipelines = {f"prune_{domain}": prune.create_pipeline(domain) for domain in domains}
     return {
         **pipelines,
+        **{f"collect_{domain}": prune.create_collect_pipeline(domain) for domain in domains},
+        **{f"reduce_{domain}": prune.create_reduce_pipeline(domain) for domain in domains},
+        "collect": prune.create_joint_pipeline(domains),
         "results": results.create_pipeline(),
         "train_reference": train_reference.create_pipeline(),
         "__default__": pipelines.get("prune_medical", Pipeline([])),

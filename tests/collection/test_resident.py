@@ -87,7 +87,7 @@ def layout():
 
 
 def collect(model, batch):
-    sums = RoutingSums(layout())
+    sums = RoutingSums(layout(), 3)
     with torch.inference_mode(), observe(model, sums.add) as set_batch:
         set_batch(Batch(batch["input_ids"], batch["attention_mask"], torch.arange(3)))
         logits = model(**batch).logits

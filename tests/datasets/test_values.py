@@ -27,6 +27,8 @@ from moe_compress.types import (
     ItemResult,
     MoELayout,
     Reason,
+    StatisticsParts,
+    add_in_order,
     pruning_groups,
 )
 
@@ -57,6 +59,20 @@ def test_statistics_come_back_to_the_bit(tmp_path):
     assert loaded.provenance == {"base_id": "x"}
     for name in sums:
         np.testing.assert_array_equal(loaded[name], sums[name])
+
+
+def test_parts_and_maxima_come_back_to_the_bit(tmp_path):
+    rng = np.random.default_rng(1)
+    parts = StatisticsParts((1, 4), {"gate": rng.random((4, 2, 4))}, (2, 0, 3, 1), (1, 0, 2, 1))
+    gate = add_in_order(parts.sums["gate"])
+    saved = ExpertStatistics("medical", LAYOUT, {"gate": gate}, 6, {}, {"max_norm": rng.random((2, 4))}, parts)
+    bound(StatisticsDataset, tmp_path).save(saved)
+    loaded = bound(StatisticsDataset, tmp_path).load()
+    np.testing.assert_array_equal(loaded.parts.sums["gate"], parts.sums["gate"])
+    np.testing.assert_array_equal(loaded.maxima["max_norm"], saved.maxima["max_norm"])
+    assert set(loaded.sums) == set(loaded.parts.sums) == {"gate"} and set(loaded.maxima) == {"max_norm"}
+    assert (loaded.parts.ends, loaded.parts.num_tokens) == ((1, 4), (2, 0, 3, 1))
+    assert loaded.parts.num_demonstrations == (1, 0, 2, 1)
 
 
 def test_another_key_is_another_value(tmp_path):

@@ -41,6 +41,7 @@ def test_a_run_ends_with_a_registered_smaller_model(project):
     assert run["params.select.method"] == "easy_ep"
     assert run["tags.gates_passed"] == "true"
     assert 0 <= run["metrics.candidate.accuracy.medical"] <= 1
+    assert 0 < run["metrics.split_half_jaccard"] <= 1 and -1 <= run["metrics.split_half_spearman"] <= 1
 
 
 def test_the_same_inputs_are_skipped_and_give_the_same_version(project):

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 
-from moe_compress.pipelines.run_keys import evaluated_tasks, stage_keys
+from moe_compress import methods
+from moe_compress.pipelines.run_keys import evaluated_tasks, requests_of, stage_keys
 
 PARAMETERS = {
     "data": {"sample": None},
@@ -59,6 +60,20 @@ def test_a_domains_own_selection_counts(folder):
     parameters = copy.deepcopy(PARAMETERS)
     parameters["domains"]["medical"]["select"]["method"] = "reap"
     assert changed(keys(folder), keys(folder, parameters)) == {"select", "rewrite", "candidate", "run"}
+
+
+def test_what_a_method_asks_for_is_collected_and_changes_the_key(folder, monkeypatch):
+    before = keys(folder)
+    assert requests_of(PARAMETERS, "medical") == ()
+    monkeypatch.setattr(methods.load("easy_ep"), "STATISTICS", ("gate_norm_change", "embedding"))
+    assert requests_of(PARAMETERS, "medical") == ("embedding",)
+    assert "collect" in changed(before, keys(folder))
+
+
+def test_listed_statistics_are_collected_besides(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["collect"]["statistics"] = ["max_norm", "count", "coactivation"]
+    assert requests_of(parameters, "medical") == ("coactivation", "max_norm")
 
 
 def test_other_weights_change_everything(folder):

@@ -7,6 +7,7 @@ import pytest
 
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
+    Agreement,
     CompressionPlan,
     EngineVerdict,
     EvaluationResult,
@@ -149,6 +150,13 @@ def report() -> CompressionReport:
         model_uri="models:/moe-medical@candidate",
         checkpoint="data/06_models/b7d1c2e3/medical",
         data_docs="data/08_reporting/gx/index.html",
+        agreement=Agreement(
+            layers=LAYOUT.layers,
+            jaccard=(0.6, 1.0, 7 / 9, 0.6),
+            spearman=(0.81, 0.97, 0.92, 0.8),
+            curve={1: (0.5, 0.75, 0.625, 0.5), 2: (0.75, 0.875, 0.75, 0.625), 25: (1.0,) * 4},
+            chance=0.5,
+        ),
         flips=tuple(make_flip(gain=number % 3 == 2) for number in range(4)),
         compatibility=(
             EngineVerdict("transformers", "loads", was_run=True),

@@ -90,6 +90,7 @@ def test_save_figures_writes_png_and_nothing_else(report: CompressionReport, tmp
         "kept_experts.png",
         "score_cut.png",
         "quality.png",
+        "demonstrations.png",
         "overlap.png",
     ]
     assert sorted(paths) == sorted((tmp_path / "new").iterdir())
@@ -97,7 +98,7 @@ def test_save_figures_writes_png_and_nothing_else(report: CompressionReport, tmp
 
 
 def test_a_bare_report_has_the_one_figure_it_can(report: CompressionReport, tmp_path: Path) -> None:
-    bare = replace(report, plan=replace(report.plan, scores=None), comparisons={}, other_plans={})
+    bare = replace(report, plan=replace(report.plan, scores=None), comparisons={}, agreement=None, other_plans={})
     assert [path.name for path in figures.save_figures(bare, tmp_path)] == ["kept_experts.png"]
 
 

@@ -158,6 +158,15 @@ def test_hostile_text_stays_text(report: CompressionReport, tmp_path: Path) -> N
     assert HOSTILE in parsed.text
 
 
+def test_the_page_says_whether_there_were_enough_demonstrations(page: tuple[str, Page]) -> None:
+    text = page[1].text
+    assert "Were there enough demonstrations?" in text
+    # Shared experts per layer, 2 J / (1 + J): 75, 100, 87.5 and 75 %.
+    assert "agree on 84.4 % of the experts to keep (50.0 % by chance)" in text
+    assert "agree least in layer 1: 75.0 %" in text
+    assert "Jaccard index of the kept experts 0.744, rank correlation of the scores 0.875" in text
+
+
 def test_sections_without_content_are_left_out(report: CompressionReport, tmp_path: Path) -> None:
     bare = replace(
         report,
@@ -167,6 +176,7 @@ def test_sections_without_content_are_left_out(report: CompressionReport, tmp_pa
         parameters={},
         provenance={},
         flips=(),
+        agreement=None,
         other_plans={},
         registered=None,
         model_uri=None,
@@ -175,7 +185,7 @@ def test_sections_without_content_are_left_out(report: CompressionReport, tmp_pa
     )
     _, parsed = load(bare, tmp_path)
     assert "Not validated: no gates were run" in parsed.text
-    for heading in ("Overlap", "Answers that changed", "parameter", "MLflow"):
+    for heading in ("enough demonstrations", "Overlap", "Answers that changed", "parameter", "MLflow"):
         assert heading not in parsed.text
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moe_compress.reporting import wording
-from moe_compress.types import GateOutcome, TaskComparison
+from moe_compress.types import Agreement, GateOutcome, TaskComparison
 
 MINUS, GAP, DASH = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}", "\N{EN DASH}"
 
@@ -80,3 +80,21 @@ def test_a_baseline_that_guesses_has_no_share_kept() -> None:
     sentence = wording.accuracy_sentence(comparison)
     assert sentence.startswith(f"Accuracy on aime went from 25.0{GAP}% to 20.0{GAP}%")
     assert "above chance" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("jaccard", "chance", "effect"),
+    [
+        (1.0, 0.5, "little"),
+        (0.9, 0.5, "little"),  # 94.7 % shared, 89 % of the way from chance
+        (0.75, 0.5, "a few of them"),  # 85.7 % shared, 71 % of the way
+        (0.5, 0.5, "much"),  # 66.7 % shared, a third of the way
+        (0.9, 0.9, "much"),  # the same 94.7 % where 90 % come by chance
+        (1.0, 1.0, "little"),
+    ],
+)
+def test_agreement_counts_beyond_chance(jaccard: float, chance: float, effect: str) -> None:
+    agreement = Agreement((0,), (jaccard,), (0.9,), {1: (0.9,), 40: (1.0,)}, chance)
+    sentence = wording.agreement_sentence(agreement)
+    assert sentence.startswith("Two random halves of the 40 demonstrations")
+    assert sentence.endswith(f"more demonstrations would change {effect}.")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from moe_compress.types import Demonstrations
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,33 @@ def encode(texts: Sequence[str], tokenizer: Any, max_tokens: int, batch_size: in
             input_ids_BS[row, : len(ids[position])] = torch.tensor(ids[position])
             mask_BS[row, : len(ids[position])] = 1
         yield Batch(input_ids_BS, mask_BS, torch.tensor(chosen))
+
+
+def encode_domains(
+    domains: Mapping[str, Demonstrations], tokenizer: Any, max_tokens: int, batch_size: int
+) -> dict[str, tuple[Batch, ...]]:
+    """Return each domain's batches, and say how many demonstrations are cut at `max_tokens`."""
+    batches = {
+        name: tuple(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
+        for name, demonstrations in domains.items()
+    }
+    for name, own in batches.items():
+        num_cut = sum(int(batch.mask_BS.sum(dim=1).eq(max_tokens).sum()) for batch in own)
+        if num_cut:
+            logger.info(
+                "%d of %d demonstrations of %s reach %d tokens and are cut there",
+                num_cut, len(domains[name]), name, max_tokens,
+            )  # fmt: skip
+    return batches
+
+
+def digest_batches(domains: Mapping[str, Sequence[Batch]]) -> str:
+    """Return a digest of every token of every batch, and of which batch and domain it is in."""
+    digest = hashlib.sha256()
+    for name, batches in domains.items():
+        digest.update(f"{name} {len(batches)}".encode())
+        for batch in batches:
+            for tensor in (batch.input_ids_BS, batch.mask_BS, batch.demonstrations_B):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

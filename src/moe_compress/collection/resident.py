@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
-from transformers import AutoTokenizer
 
-from moe_compress.collection.batches import encode
+from moe_compress.collection.adding import Adding
+from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
+from moe_compress.collection.progress import Progress
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.loading import load_model
-from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance
-
-logger = logging.getLogger(__name__)
 
 
-def load_resident(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
-    """Return (model, tokenizer) of a local checkpoint, ready to run without gradients.
-
-    Args:
-        folder: the checkpoint.
-        device: a torch device, or `auto` for the GPU when there is one.
-        dtype: a torch dtype's name, or `auto` for the checkpoint's own.
-    """
-    where = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the model of a local checkpoint, ready to run without gradients."""
     model = load_model(folder, dtype=dtype, local_files_only=True)
-    return model.to(where).eval(), tokenizer
+    return model.to(device).eval()
 
 
 def collect_resident(
-    model: Any,
-    tokenizer: Any,
-    demonstrations: Demonstrations,
-    layout: MoELayout,
-    max_tokens: int,
-    batch_size: int,
-    provenance: Provenance,
-) -> ExpertStatistics:
-    """Return one domain's statistics from one forward pass, every sum at once.
+    model: Any, domains: Mapping[str, Sequence[Batch]], sums: Mapping[str, RoutingSums], progress: Progress
+) -> None:
+    """Add up each domain's sums, one forward pass per batch.
 
     Args:
         model: a loaded transformers model.
-        tokenizer: its tokenizer.
-        demonstrations: the texts to run; prompt and response tokens both count.
-        layout: the model's layout, as read from its files.
-        max_tokens: longer texts are cut here, or at the model's context.
-        batch_size: sequences per forward pass.
-        provenance: lineage to keep with the sums.
+        domains: name -> batches.
+        sums: domain -> what its batches are added to.
+        progress: is told of each batch.
 
     Raises:
         UnsupportedModelError: if the family cannot be observed.
-        StatisticsError: if an invariant of the sums is broken.
     """
-    sums = RoutingSums(layout)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", max_tokens)
-    max_tokens = min(max_tokens, context)
-    batches = list(encode(demonstrations.texts, tokenizer, max_tokens, batch_size))
-    num_cut = sum(int(batch.mask_BS.sum(dim=1).eq(max_tokens).sum()) for batch in batches)
-    if num_cut:
-        logger.info(
-            "%d of %d demonstrations reach %d tokens and are cut there", num_cut, len(demonstrations), max_tokens
-        )
-    total = sum(batch.num_tokens for batch in batches)
     device = next(model.parameters()).device
-    with (
-        torch.inference_mode(),
-        observe(model, sums.add) as set_batch,
-        tqdm(total=total, unit="tok", desc=f"collect {demonstrations.domain}", unit_scale=True) as progress,
-    ):
-        for batch in batches:
-            set_batch(on_device := batch.to(device))
-            # The head's logits are not needed, only what the layers do.
-            model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
-            progress.update(batch.num_tokens)
-    return ExpertStatistics(demonstrations.domain, sums.layout, sums.as_arrays(), total, provenance)
+    adding = Adding(sums)
+    with torch.inference_mode(), observe(model, adding.record, adding.inspect) as set_batch:
+        for domain, batches in domains.items():
+            adding.domain = domain
+            for batch in batches:
+                set_batch(on_device := batch.to(device))
+                # The head's logits are not needed, only what the layers do.
+                model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
+                progress.add_tokens(batch.num_tokens)
+        adding.finish()

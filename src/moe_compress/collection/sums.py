@@ -2,69 +2,218 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+
 import numpy as np
 import torch
 
-from moe_compress.types import FloatArray, MoELayout, RoutingBatch
+from moe_compress.collection.accumulate import add_choices, add_requested, add_rows
+from moe_compress.collection.batches import Batch
+from moe_compress.collection.dense import DenseSample, Forward, lengths_of
+from moe_compress.collection.requests import ALWAYS, MAXIMA, ON_REQUEST, PER_CHOICE
+from moe_compress.types import (
+    ExpertStatistics,
+    FloatArray,
+    MoELayout,
+    Provenance,
+    RoutingBatch,
+    StatisticsParts,
+    add_in_order,
+    assign_parts,
+    part_ends,
+)
 
-PER_CHOICE = ("count", "gate", "norm", "gate_norm", "gate_norm_change", "gate_change")
-"""Sums over the tokens routed to an expert; `router_probability` is summed over all tokens."""
+Sums = dict[str, torch.Tensor]
+
+
+def start_sums(
+    layout: MoELayout, batches: Iterable[Batch], requests: Collection[str] = (), embedding_tokens: int = 2048
+) -> RoutingSums:
+    """Return the empty sums of one domain.
+
+    Args:
+        layout: the model's layout.
+        batches: all batches of the domain, those of other ranks and shards too.
+        requests: what to keep besides what every collection has, as `resolve_requests` gives it.
+        embedding_tokens: tokens that all experts run on, if `embedding` is among the requests.
+    """
+    lengths = lengths_of(batches)
+    sample = DenseSample(lengths, embedding_tokens) if "embedding" in requests else None
+    return RoutingSums(layout, len(lengths), requests, sample)
 
 
 class RoutingSums:
-    """Accumulates float64 sums `[L, E]` of routing batches, each on its layer's own device.
+    """Accumulates float64 sums of routing batches, each on its layer's device.
 
-    Attributes:
-        num_tokens: tokens added per layer, length L.
+    Of layer `row` are kept `choices` `[P, E, 6]`, `router_probability` `[P, E]` and `tokens` `[P]`, per part of
+    the demonstrations; `seen` `[demonstrations]`, 1 for each that came; and what is asked for, under its name.
     """
 
-    def __init__(self, layout: MoELayout) -> None:
+    def __init__(
+        self,
+        layout: MoELayout,
+        num_demonstrations: int,
+        requests: Collection[str] = (),
+        sample: DenseSample | None = None,
+    ) -> None:
+        """Start from nothing.
+
+        Args:
+            layout: the model's layout.
+            num_demonstrations: demonstrations of the domain, those of other ranks and shards too.
+            requests: what to keep besides what every collection has, as `resolve_requests` gives it.
+            sample: the tokens that all experts run on, for `embedding`.
+        """
         self.layout = layout
-        self.num_tokens = [0] * len(layout.layers)
-        self._choices: dict[int, torch.Tensor] = {}
-        self._probabilities: dict[int, torch.Tensor] = {}
+        self.num_demonstrations = num_demonstrations
+        self.requests = requests
+        self.sample = sample
+        self._parts_N = torch.from_numpy(assign_parts(num_demonstrations))
+        self._rows: dict[int, Sums] = {}
+
+    @property
+    def num_parts(self) -> int:
+        """P, the parts the demonstrations are kept apart in."""
+        return 2 * len(part_ends(self.num_demonstrations))
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens added per layer, length L."""
+        rows = (self._rows.get(row) for row in range(len(self.layout.layers)))
+        return [int(sums["tokens"].sum()) if sums else 0 for sums in rows]
 
     def add(self, row: int, batch: RoutingBatch) -> None:
-        """Add one layer's batch; `row` counts the layers with routed experts from 0."""
-        num_experts = self.layout.num_experts[row]
-        choices_ES = sum_choices(batch, num_experts)
-        probabilities_E = batch.router_logits_TE.double().softmax(dim=-1).sum(dim=0)
-        self._choices[row] = self._choices.get(row, 0) + choices_ES
-        self._probabilities[row] = self._probabilities.get(row, 0) + probabilities_E
-        self.num_tokens[row] += batch.expert_ids_TK.shape[0]
+        """Add one layer's batch; `row` counts the layers with routed experts from 0.
+
+        The same tokens in the same order give the same bits, however they are cut into batches.
+        """
+        sums = self._sums_of(row, batch.expert_ids_TK.device)
+        part_T = self._parts_N[batch.demonstrations_T]
+        add_choices(sums["choices"], batch, part_T)
+        # Each token in float32, as routers compute it; only what is added up needs float64.
+        add_rows(sums["router_probability"], part_T, batch.router_logits_TE.float().softmax(dim=-1).double())
+        add_rows(sums["tokens"], part_T, torch.ones_like(part_T, dtype=torch.float64))
+        sums["seen"].index_fill_(0, batch.demonstrations_T, 1.0)
+        add_requested(sums, batch)
+
+    def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
+        """Gather the dense sample's tokens of a batch, if there is such a sample.
+
+        Args:
+            row: the layer's position among those with routed experts.
+            forward: runs the layer's routed experts.
+            inputs_TD: what entered them, padding removed.
+            batch: what they did, the same tokens in the same order.
+        """
+        if self.sample is not None:
+            self.sample.add(row, forward, inputs_TD, batch)
+
+    def finish(self, row: int) -> None:
+        """Run the experts on the sample after a layer's last batch, while its weights are still there."""
+        if self.sample is not None:
+            self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
+
+    def _sums_of(self, row: int, device: torch.device) -> Sums:
+        """Return what is accumulated for a layer, on the device its batches come from."""
+        if self._parts_N.device != device:
+            self._parts_N = self._parts_N.to(device)
+        if row not in self._rows:
+            self._rows[row] = {
+                name: torch.zeros(shape, dtype=torch.float64, device=device)
+                for name, shape in self._shapes(self.layout.num_experts[row]).items()
+            }
+        elif self._rows[row]["tokens"].device != device:
+            self._rows[row] = {name: values.to(device) for name, values in self._rows[row].items()}
+        return self._rows[row]
+
+    def _shapes(self, num_experts: int) -> dict[str, tuple[int, ...]]:
+        pairs = {"logit_gram", "coactivation"} & {*self.requests}
+        return {
+            "choices": (self.num_parts, num_experts, len(PER_CHOICE)),
+            "router_probability": (self.num_parts, num_experts),
+            "tokens": (self.num_parts,),
+            "seen": (self.num_demonstrations,),
+            **dict.fromkeys(sorted(pairs), (num_experts, num_experts)),
+            **dict.fromkeys(sorted({*MAXIMA} & {*self.requests}), (num_experts,)),
+        }
+
+    def state(self, rows: Iterable[int] | None = None) -> Sums:
+        """Return a copy of everything accumulated so far as `<row>.<name>`, to save or to reduce over ranks.
+
+        Args:
+            rows: the layers to return, zeros for one that had no batch; by default those that had.
+        """
+        chosen = {row: self._sums_of(row, self._parts_N.device) for row in (self._rows if rows is None else rows)}
+        return {f"{row}.{name}": values.clone() for row, sums in chosen.items() for name, values in sums.items()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put layers back as `state` gave them; layers it does not name stay as they are."""
+        for key, values in state.items():
+            row, _, name = key.partition(".")
+            self._rows.setdefault(int(row), {})[name] = values.clone()
+
+    def merge(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Add what another process accumulated from other demonstrations."""
+        for key, values in state.items():
+            row, _, name = key.partition(".")
+            sums = self._rows.setdefault(int(row), {})
+            sums[name] = combine(name, sums[name], values.to(sums[name].device)) if name in sums else values.clone()
 
     def as_arrays(self) -> dict[str, FloatArray]:
-        """Return name -> float64 `[L, E]`; layers with fewer experts than the widest are padded with 0."""
-        shape = (len(self.layout.layers), max(self.layout.num_experts))
-        sums = {name: np.zeros(shape) for name in (*PER_CHOICE, "router_probability")}
-        for row, choices_ES in self._choices.items():
-            experts = choices_ES.shape[0]
-            for column, name in enumerate(PER_CHOICE):
-                sums[name][row, :experts] = choices_ES[:, column].cpu().numpy()
-            sums["router_probability"][row, :experts] = self._probabilities[row].cpu().numpy()
-        return sums
+        """Return name -> float64 `[L, E]` of what every collection has; missing experts are padded with 0."""
+        return {name: add_in_order(values) for name, values in self._part_arrays().items()}
+
+    def as_statistics(self, domain: str, provenance: Provenance) -> ExpertStatistics:
+        """Return everything as one value.
+
+        Raises:
+            StatisticsError: if an invariant of the sums is broken.
+        """
+        parts = self._as_parts()
+        named = {name: add_in_order(values) for name, values in parts.sums.items()} | self._requested_arrays()
+        return ExpertStatistics(
+            domain=domain,
+            layout=self.layout,
+            sums={name: values for name, values in named.items() if name not in MAXIMA},
+            num_tokens=sum(parts.num_tokens),
+            provenance=provenance,
+            maxima={name: values for name, values in named.items() if name in MAXIMA},
+            parts=parts,
+        )
+
+    def _as_parts(self) -> StatisticsParts:
+        first = self._sums_of(0, self._parts_N.device)
+        part_N, seen_N = assign_parts(self.num_demonstrations), first["seen"].cpu().numpy() > 0
+        num_seen_P = np.bincount(part_N[seen_N], minlength=self.num_parts)
+        num_tokens = tuple(int(tokens) for tokens in first["tokens"].tolist())
+        ends = part_ends(self.num_demonstrations)
+        return StatisticsParts(ends, self._part_arrays(), num_tokens, tuple(num_seen_P.tolist()))
+
+    def _part_arrays(self) -> dict[str, FloatArray]:
+        """Return name -> float64 `[P, L, E]`."""
+        shape = (self.num_parts, len(self.layout.layers), max(self.layout.num_experts))
+        arrays = {name: np.zeros(shape) for name in ALWAYS}
+        for row, sums in self._rows.items():
+            experts = self.layout.num_experts[row]
+            for name, values_PE in zip(PER_CHOICE, sums["choices"].cpu().unbind(dim=-1), strict=True):
+                arrays[name][:, row, :experts] = values_PE.numpy()
+            arrays["router_probability"][:, row, :experts] = sums["router_probability"].cpu().numpy()
+        return arrays
+
+    def _requested_arrays(self) -> dict[str, FloatArray]:
+        """Return name -> float64 `[L, E, ...]` of what was asked for, padded with 0 up to the widest layer."""
+        layers = range(len(self.layout.layers))
+        arrays: dict[str, FloatArray] = {}
+        for name in sorted(ON_REQUEST):
+            found = {row: self._rows[row][name].cpu().numpy() for row in layers if name in self._rows.get(row, {})}
+            if found:
+                widest = np.max([values.shape for values in found.values()], axis=0)
+                arrays[name] = np.zeros((len(layers), *widest))
+            for row, values in found.items():
+                arrays[name][row][tuple(map(slice, values.shape))] = values
+        return arrays
 
 
-def sum_choices(batch: RoutingBatch, num_experts: int) -> torch.Tensor:
-    """Return the sums of `PER_CHOICE` over a batch's token-expert pairs, float64 `[E, 6]`.
-
-    With `g` the gate weight, `n` the output norm and `s = max(0, 1 - cos(h, h~))` (EASY-EP; the cut at 0 is
-    the authors' code, not the paper): `1, g, n, g n, g n s, g s`.
-    """
-    gate_TK = batch.gate_weights_TK.double()
-    norm_TK = batch.output_norms_TK.double()
-    change_TK = batch.residual_change_T.double().clamp(min=0).unsqueeze(1).expand_as(gate_TK)
-    weighted_TK = gate_TK * norm_TK
-    values_TKS = torch.stack(
-        (
-            torch.ones_like(gate_TK),
-            gate_TK,
-            norm_TK,
-            weighted_TK,
-            weighted_TK * change_TK,
-            gate_TK * change_TK,
-        ),
-        dim=-1,
-    )
-    sums_ES = torch.zeros(num_experts, len(PER_CHOICE), dtype=torch.float64, device=gate_TK.device)
-    return sums_ES.index_add_(0, batch.expert_ids_TK.reshape(-1), values_TKS.flatten(0, 1))
+def combine(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return what two processes accumulated under one name together."""
+    return torch.maximum(ours, theirs) if name in MAXIMA else ours + theirs

@@ -7,7 +7,7 @@ from moe_compress.datasets.folder import FolderDataset
 from moe_compress.datasets.keyed import RunKeysDataset
 from moe_compress.datasets.plan import NewestPlansDataset, PlanDataset
 from moe_compress.datasets.rows import RowsDataset
-from moe_compress.datasets.statistics import StatisticsDataset
+from moe_compress.datasets.statistics import StatisticsDataset, StatisticsShardsDataset
 
 __all__ = [
     "CheckpointDataset",
@@ -20,4 +20,5 @@ __all__ = [
     "RowsDataset",
     "RunKeysDataset",
     "StatisticsDataset",
+    "StatisticsShardsDataset",
 ]

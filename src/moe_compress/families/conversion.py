@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
@@ -156,6 +159,132 @@ def locate_sources(model: PreTrainedModel, names: Iterable[str]) -> dict[str, So
             target, pattern = rename_source_key(name, [], [], prefix, state)
         sources[name] = Source(target, pattern)
     return sources
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The part of an in-memory tensor that one checkpoint tensor fills as it is.
+
+    Attributes:
+        name: the checkpoint tensor.
+        index: its place along the in-memory tensor's first axis; None if it fills the whole tensor.
+        axis: the axis of what `index` leaves along which several tensors lie one after the other.
+        start: where it starts along that axis.
+    """
+
+    name: str
+    index: int | None = None
+    axis: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The checkpoint tensors that become one in-memory tensor, or several by one of transformers' operations.
+
+    Attributes:
+        target: the in-memory tensor, the first one if there are several.
+        names: the checkpoint tensors, in the loader's order.
+        slots: where each goes, if all are copied as they are; None if operations must run (`convert`).
+    """
+
+    target: str
+    names: tuple[str, ...]
+    slots: tuple[Slot, ...] | None
+    _converter: Any = None
+    _patterns: tuple[str, ...] = ()
+
+    def convert(self, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return in-memory tensor name -> value by transformers' own operations.
+
+        Args:
+            model: the model, for operations that ask for its sizes.
+            tensors: a value for each of `names`.
+        """
+        converter = copy.deepcopy(self._converter)
+        for name, pattern in zip(self.names, self._patterns, strict=True):
+            converter.add_tensor(self.target, name, pattern, tensors[name])
+        values = converter.convert(self.target, model=model, config=model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in values.items()}
+
+
+def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model whose parameters have no memory and whose buffers, such as rotary frequencies, are real.
+
+    Args:
+        config: the checkpoint's `config.json`.
+        dtype: what the model computes in.
+
+    Raises:
+        UnsupportedModelError: if transformers cannot build it.
+    """
+    built = build_config(config)
+    factory: Any = _model_factory(config, built)
+    try:
+        with init_empty_weights(include_buffers=False):
+            return factory(built, dtype=dtype).eval()
+    except Exception as error:  # model code raises many kinds
+        raise UnsupportedModelError(
+            f"transformers cannot build a '{built.model_type}' model from this config.json "
+            f"({_first_line(error)}); check its sizes"
+        ) from error
+
+
+def dtypes_in_memory(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return in-memory tensor name -> the dtype stock loading gives it when the model computes in `dtype`."""
+    kept = {
+        re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()
+    }
+    return {
+        name: next((value for pattern, value in kept.items() if pattern.search(name)), tensor.dtype)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def list_assemblies(model: PreTrainedModel, shapes: Shapes) -> list[Assembly]:
+    """Return how the tensors of a checkpoint become the model's, as stock loading does it.
+
+    Args:
+        model: a model without weights.
+        shapes: checkpoint tensor name -> shape; tensors the model has no place for are passed over.
+    """
+    state = model.state_dict()
+    converters = {
+        pattern: entry
+        for entry in get_model_conversion_mapping(model)
+        if isinstance(entry, WeightConverter)
+        for pattern in entry.source_patterns
+    }
+    together: dict[str, list[tuple[str, str | None]]] = {}
+    for name, source in locate_sources(model, shapes).items():
+        if source.target in state:
+            together.setdefault(source.target, []).append((name, source.pattern))
+    assemblies = []
+    for target, sources in together.items():
+        names = tuple(name for name, _ in sources)
+        patterns = tuple(pattern or "" for _, pattern in sources)
+        converter = converters.get(patterns[0])
+        slots = _find_slots(converter, sources, shapes)
+        assemblies.append(Assembly(target, names, slots, converter, patterns))
+    return assemblies
+
+
+def _find_slots(converter: Any, sources: list[tuple[str, str | None]], shapes: Shapes) -> tuple[Slot, ...] | None:
+    """Return where each tensor goes if stacking and concatenating is all that happens, else None."""
+    if converter is None:
+        return (Slot(sources[0][0]),)
+    merging, *joining = converter.operations
+    if not isinstance(merging, MergeModulelist) or merging.dim != 0 or len(converter.target_patterns) > 1:
+        return None
+    if [type(operation) for operation in joining] not in ([], [Concatenate]) or (joining and joining[0].dim < 1):
+        return None
+    axis = joining[0].dim - 1 if joining else 0
+    slots, start = [], 0
+    for pattern in converter.source_patterns:
+        names = [name for name, found in sources if found == pattern]
+        slots += [Slot(name, index, axis, start) for index, name in enumerate(names)]
+        start += shapes[names[0]][axis] if names else 0
+    return tuple(slots)
 
 
 def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:

@@ -12,13 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, cast
 
+from moe_compress.methods._agreement import compare_halves
 from moe_compress.methods._budget import check_budget, experts_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.plugins import list_plugins, load_plugin
-from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
+from moe_compress.types import Agreement, Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
 
-__all__ = ["Method", "available", "check_budget", "experts_to_keep", "load", "plan", "plan_mixed"]
+__all__ = [
+    "Method",
+    "available",
+    "check_budget",
+    "experts_to_keep",
+    "load",
+    "measure_agreement",
+    "plan",
+    "plan_mixed",
+]
 
 
 class Method(Protocol):
@@ -110,3 +120,32 @@ def plan_mixed(
     described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
     mixed = plan_mixture(mix_scores(scores, chosen, layout))
     return replace(mixed, provenance={"domains": "+".join(domains), "domain_weights": described})
+
+
+def measure_agreement(
+    name: str,
+    statistics: ExpertStatistics,
+    budget: Budget,
+    seed: int,
+    router_groups: RouterGroups = "balanced",
+) -> Agreement | None:
+    """Return how far method `name` depends on which demonstrations it saw, from what was collected anyway.
+
+    None where that cannot be told: with one demonstration, or where the sums the method needs were not kept
+    apart by demonstrations.
+
+    Args:
+        name: the method.
+        statistics: one domain's sums.
+        budget: how many experts stay.
+        seed: breaks ties, and draws for methods that draw.
+        router_groups: whether the groups of a router that has them stay, equally large, or are given up.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the budget does not fit the layout.
+    """
+    parts = statistics.parts
+    if parts is None or parts.ends[-1] < 2 or not set(load(name).STATISTICS) <= set(parts.sums):
+        return None
+    return compare_halves(statistics, lambda part: plan(name, part, budget, seed, router_groups))

@@ -1,29 +1,104 @@
-"""Stage 2, collect: every statistic of the domain's demonstrations in one pass over the base model."""
+"""Stage 2, collect: every statistic of one domain or of all in one pass over the base model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import CollectParameters
-from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout
+from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
+from moe_compress.pipelines.requests import find_requests
+from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout, Provenance
+
+if TYPE_CHECKING:
+    from moe_compress.collection.progress import LayerRecord
+
+
+SHARED = ("base_model", "params:collect", "params:select", "collect_folder")
 
 
 def collect_statistics(
     base_model: CheckpointReference,
+    parameters: CollectParameters,
+    select: SelectParameters,
+    folder: Path,
     layout: MoELayout,
     demonstrations: Demonstrations,
-    parameters: CollectParameters,
-    lineage: Mapping[str, str],
+    lineage: Provenance,
+    own: DomainParameters,
 ) -> ExpertStatistics:
-    """Return the domain's expert statistics; `layout` stands for a request that was checked."""
-    from moe_compress.collection.resident import collect_resident, load_resident
+    """Return one domain's expert statistics; `layout` stands for a request that was checked."""
+    return collect_jointly(base_model, parameters, select, folder, demonstrations, lineage, own)[0]
 
-    model, tokenizer = load_resident(base_model.path, parameters.device, parameters.dtype)
-    return collect_resident(
-        model, tokenizer, demonstrations, layout, parameters.max_tokens, parameters.batch_size, lineage
-    )
+
+def collect_jointly(
+    base_model: CheckpointReference,
+    parameters: CollectParameters,
+    select: SelectParameters,
+    folder: Path,
+    *values: Any,
+) -> list[ExpertStatistics]:
+    """Return the expert statistics of several domains from one pass.
+
+    `values` are, for each domain, its demonstrations, its lineage and its parameters.
+    """
+    domains, lineages, requests = {}, {}, {}
+    for demonstrations, lineage, own in zip(values[::3], values[1::3], values[2::3], strict=True):
+        domains[own.name], lineages[own.name] = demonstrations, lineage
+        requests[own.name] = find_requests(own.selection(select).method, parameters.statistics)
+    return list(collect_domains(base_model, parameters, domains, lineages, requests, folder).values())
+
+
+def collect_domains(
+    base_model: CheckpointReference,
+    parameters: CollectParameters,
+    domains: Mapping[str, Demonstrations],
+    lineages: Mapping[str, Provenance],
+    requests: Mapping[str, tuple[str, ...]],
+    folder: Path | None,
+) -> dict[str, ExpertStatistics]:
+    """Return domain -> expert statistics.
+
+    Args:
+        base_model: the checkpoint.
+        parameters: how to collect.
+        domains: the texts of each domain.
+        lineages: domain -> provenance of its statistics.
+        requests: domain -> statistics to collect besides those every collection has.
+        folder: where a collection that may be killed commits each layer.
+    """
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.collection.collect import CollectSettings, collect
+    from moe_compress.collection.streamed import CheckpointFiles
+    from moe_compress.families.derive import derive_tensor_map
+
+    index = read_index(base_model.path)
+    layout = derive_tensor_map(index.config, index.shapes).layout
+    files = CheckpointFiles(index.folder, index.config, index.tensors)
+    settings = CollectSettings(**parameters.model_dump(exclude={"statistics"}))
+    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer)
+
+
+def log_layer(record: LayerRecord) -> None:
+    """Tell MLflow how fast a layer went."""
+    from moe_compress.registry.tracking import log_step
+
+    speeds = {"tokens_per_second": record.tokens_per_second, "bytes_per_second": record.bytes_per_second}
+    log_step({f"collect.{name}": value for name, value in speeds.items()}, record.layer)
+
+
+def reduce_shards(shards: Sequence[ExpertStatistics]) -> ExpertStatistics:
+    """Return the statistics of a domain whose shards were collected one by one.
+
+    Raises:
+        StatisticsError: if one is missing.
+    """
+    from moe_compress.collection.distributed import add_shards
+
+    return add_shards(shards)
 
 
 def create_pipeline() -> Pipeline:
@@ -32,9 +107,33 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 collect_statistics,
-                ["base_model", "layout", "demonstrations", "params:collect", "lineage"],
+                [*SHARED, "layout", "demonstrations", "lineage", "params:domain"],
                 "statistics",
                 name="collect_statistics",
             )
         ]
     )
+
+
+def create_reduce_pipeline() -> Pipeline:
+    """Return the stage: shards of the statistics -> statistics."""
+    return Pipeline([Node(reduce_shards, "statistics_shards", "statistics", name="reduce_shards")])
+
+
+def create_joint_pipeline(domains: tuple[str, ...]) -> Pipeline:
+    """Return the stage for several domains in one pass; what it reads is in the domains' namespaces."""
+    values = [
+        name
+        for domain in domains
+        for name in (f"{domain}.demonstrations", f"{domain}.lineage", f"params:domains.{domain}")
+    ]
+    with warnings.catch_warnings():
+        # Kedro wants a node in the one namespace it reads from; this one reads from several.
+        warnings.filterwarnings("ignore", message="One or more dataset names contain")
+        node = Node(
+            collect_jointly,
+            [*SHARED, *values],
+            [f"{domain}.statistics" for domain in domains],
+            name="collect_jointly",
+        )
+    return Pipeline([node])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
-from moe_compress.types import CheckpointReference, EvaluationResult, GateReport, TaskComparison
+from moe_compress.types import Agreement, CheckpointReference, EvaluationResult, GateReport, TaskComparison
 
 
 def time_models(
@@ -43,13 +43,15 @@ def measure_candidate(
     baseline: EvaluationResult,
     candidate: EvaluationResult,
     comparisons: Mapping[str, TaskComparison],
+    agreement: Sequence[Agreement],
     own: DomainParameters,
 ) -> dict[str, float]:
     """Return everything a gate may ask for, metric name -> value.
 
     Per task and for `domain`, the one compressed for: `accuracy.*`, `share_kept.*` (of the accuracy above
     chance), `difference.*`, `perplexity_ratio.*`. Of the whole: `size_ratio`, `parameter_ratio`,
-    `speed_ratio`, `missing_keys`, `unexpected_keys`.
+    `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the demonstrations, where there are:
+    `split_half_jaccard`, `split_half_spearman`.
     """
     measured = {
         "size_ratio": candidate.num_bytes / baseline.num_bytes,
@@ -58,6 +60,8 @@ def measure_candidate(
         "missing_keys": float(candidate.provenance["missing_keys"]),
         "unexpected_keys": float(candidate.provenance["unexpected_keys"]),
     }
+    for found in agreement:
+        measured |= found.as_metrics()
     for task, comparison in comparisons.items():
         measured |= {
             f"accuracy.{task}": comparison.candidate_accuracy,
@@ -115,7 +119,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 measure_candidate,
-                [*evaluations, "comparisons", "params:domain"],
+                [*evaluations, "comparisons", "agreement", "params:domain"],
                 "measured",
                 name="measure_candidate",
             ),

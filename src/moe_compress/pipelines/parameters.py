@@ -37,11 +37,16 @@ class DataParameters(Parameters):
 class CollectParameters(Parameters):
     """How statistics are collected."""
 
-    mode: Literal["auto", "resident"] = "auto"
+    mode: Literal["auto", "resident", "streamed"] = "auto"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = Field(16, ge=1)
     max_tokens: int = Field(2048, ge=1, description="longer demonstrations are cut here")
+    shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="collect part i of n only: i/n")
+    statistics: tuple[str, ...] = Field((), description="collected besides what the method asks for")
+    embedding_tokens: int = Field(
+        2048, ge=1, description="tokens all experts run on, where embeddings are asked for"
+    )
 
 
 class BudgetParameters(Parameters):

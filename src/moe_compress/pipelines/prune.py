@@ -6,8 +6,7 @@ from kedro.pipeline import Pipeline
 
 from moe_compress.pipelines import collect, data, evaluate, gate, report, rewrite, select
 
-SHARED_INPUTS = {"base_model", "domains_folder", "newest_plans", "reporting_folder"}
-SHARED_PARAMETERS = ("data", "collect", "select", "rewrite", "evaluate", "evaluate.seed", "gates", "release")
+SHARED_INPUTS = {"base_model", "collect_folder", "domains_folder", "newest_plans", "reporting_folder"}
 
 
 def create_pipeline(domain: str) -> Pipeline:
@@ -17,15 +16,33 @@ def create_pipeline(domain: str) -> Pipeline:
         domain: a block's name under `domains` in the parameters.
     """
     stages = (data, collect, select, rewrite, evaluate, gate, report)
-    whole = sum((stage.create_pipeline() for stage in stages), Pipeline([]))
+    return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
+
+
+def create_collect_pipeline(domain: str) -> Pipeline:
+    """Return what collects one domain's statistics, or a shard of them, and stops there."""
+    return in_namespace(data.create_pipeline() + collect.create_pipeline(), domain)
+
+
+def create_reduce_pipeline(domain: str) -> Pipeline:
+    """Return what adds up the shards of one domain's statistics."""
+    return in_namespace(collect.create_reduce_pipeline(), domain)
+
+
+def create_joint_pipeline(domains: tuple[str, ...]) -> Pipeline:
+    """Return what collects the statistics of several domains in one pass, each kept under its own run key."""
+    prepared = (in_namespace(data.create_pipeline(), domain) for domain in domains)
+    return sum(prepared, collect.create_joint_pipeline(domains))
+
+
+def in_namespace(whole: Pipeline, domain: str) -> Pipeline:
+    """Return a pipeline in a domain's namespace."""
+    used = {name for name in whole.datasets() if name.startswith("params:") or name == "parameters"}
+    own = {"params:domain": f"params:domains.{domain}"}
     return Pipeline(
         whole,
         namespace=domain,
-        inputs=SHARED_INPUTS,
-        parameters={
-            **{f"params:{name}": f"params:{name}" for name in SHARED_PARAMETERS},
-            "params:domain": f"params:domains.{domain}",
-            "parameters": "parameters",
-        },
+        inputs=SHARED_INPUTS & whole.inputs(),
+        parameters={name: own.get(name, name) for name in used},
         tags=domain,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, plain
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
+    Agreement,
     CheckpointReference,
     CompressionPlan,
     EngineVerdict,
@@ -36,6 +37,7 @@ def draft_report(
     comparisons: Mapping[str, TaskComparison],
     gate_report: GateReport,
     gate_docs: Path,
+    agreement: Sequence[Agreement],
     checkpoint: CheckpointReference,
     compatibility: tuple[EngineVerdict, ...],
     lineage: Mapping[str, str],
@@ -62,6 +64,7 @@ def draft_report(
         checkpoint=os.path.relpath(checkpoint.path),
         data_docs=os.path.relpath(gate_docs),
         other_plans=comparable_plans(plan, newest_plans, own.name),
+        agreement=next(iter(agreement), None),
         flips=find_flips(baseline, candidate, domains_folder, own.name),
         compatibility=compatibility,
     )
@@ -141,6 +144,8 @@ def metrics_of(report: CompressionReport) -> dict[str, float]:
             f"{role}.num_parameters": float(result.num_parameters),
             f"{role}.tokens_per_second": result.tokens_per_second,
         }
+    if report.agreement:
+        metrics |= report.agreement.as_metrics()
     for task, comparison in report.comparisons.items():
         metrics |= {
             f"baseline.accuracy.{task}": comparison.baseline_accuracy,
@@ -213,6 +218,7 @@ def create_pipeline() -> Pipeline:
                     "comparisons",
                     "gate_report",
                     "gate_docs",
+                    "agreement",
                     "candidate_checkpoint",
                     "compatibility",
                     "lineage",

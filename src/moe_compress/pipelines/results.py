@@ -10,6 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import Field
 
 from moe_compress import methods
+from moe_compress.collection.requests import resolve_requests
 from moe_compress.pipelines.data import number_rows, text_of
 from moe_compress.pipelines.parameters import CollectParameters, Parameters
 from moe_compress.types import (
@@ -43,26 +44,21 @@ def collect_domains(
     parameters: ResultsParameters,
 ) -> dict[str, ExpertStatistics]:
     """Return domain -> statistics of its demonstrations."""
-    from moe_compress.checkpoint.index import read_index
-    from moe_compress.collection.resident import collect_resident, load_resident
     from moe_compress.datasets import RowsDataset
-    from moe_compress.families.derive import derive_tensor_map
+    from moe_compress.pipelines.collect import collect_domains as collect_pass
 
     methods.load(parameters.compared_method)
-    index = read_index(base_model.path)
-    layout = derive_tensor_map(index.config, index.shapes).layout
-    model, tokenizer = load_resident(base_model.path, collect.device, collect.dtype)
-    lineage = base_model.as_provenance()
-    statistics = {}
+    found = {}
     for domain in parameters.domains:
         rows = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
-        demonstrations = Demonstrations(
+        found[domain] = Demonstrations(
             domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
         )
-        statistics[domain] = collect_resident(
-            model, tokenizer, demonstrations, layout, collect.max_tokens, collect.batch_size, lineage
-        )
-    return statistics
+    lineage = base_model.as_provenance()
+    requests = resolve_requests(*(methods.load(name).STATISTICS for name in methods.available()))
+    return collect_pass(
+        base_model, collect, found, dict.fromkeys(found, lineage), dict.fromkeys(found, requests), None
+    )
 
 
 def plan_all(

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import moe_compress
-from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.gates.decide import parse_gates
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
+from moe_compress.pipelines.requests import find_requests
 from moe_compress.types import digest_of
+
+_SAME_SUMS = ("mode", "shard")
+"""Settings of collecting that do not change what is collected."""
 
 
 def stage_keys(
@@ -44,7 +47,8 @@ def stage_keys(
             base_digest,
             texts[0],
             parameters["data"],
-            parameters["collect"],
+            {name: value for name, value in parameters["collect"].items() if name not in _SAME_SUMS},
+            requests_of(parameters, domain),
             source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
             versions("torch", "transformers"),
         ]
@@ -79,7 +83,8 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
     """Check what can be known of a request before the base model is even looked for.
 
     Raises:
-        ParameterError: if the domain's block has another name, or budget or gates are not well formed.
+        ParameterError: if the domain's block has another name, budget or gates are not well formed, or a
+            statistic is asked for that cannot be collected.
         PluginError: if there is no such method.
     """
     own = DomainParameters.model_validate(parameters["domains"][domain])
@@ -88,9 +93,15 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
             f"domains.{domain}.name is '{own.name}'; a block's name is its key, write name: {domain}"
         )
     chosen = own.selection(SelectParameters.model_validate(parameters["select"]))
-    methods.load(chosen.method)
+    requests_of(parameters, domain)
     chosen.budget.as_budget()
     parse_gates(own.gate_entries(parameters["gates"]))
+
+
+def requests_of(parameters: Mapping[str, Any], domain: str) -> tuple[str, ...]:
+    """Return the statistics that one domain's run collects besides those every collection has."""
+    chosen = {**parameters["select"], **parameters["domains"][domain].get("select", {})}
+    return find_requests(chosen["method"], parameters["collect"].get("statistics", ()))
 
 
 def evaluated_tasks(tasks: Sequence[str], domain: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.types import CompressionPlan, ExpertStatistics
+from moe_compress.types import Agreement, CompressionPlan, ExpertStatistics
 
 
 def plan_experts(
@@ -30,8 +30,18 @@ def plan_experts(
     return replace(plan, provenance=lineage)
 
 
+def measure_agreement(
+    statistics: ExpertStatistics, shared: SelectParameters, own: DomainParameters
+) -> tuple[Agreement, ...]:
+    """Return how far the plan depends on which demonstrations were seen; nothing where that cannot be told."""
+    chosen = own.selection(shared)
+    budget = chosen.budget.as_budget()
+    agreement = methods.measure_agreement(chosen.method, statistics, budget, chosen.seed, chosen.groups)
+    return (agreement,) if agreement else ()
+
+
 def create_pipeline() -> Pipeline:
-    """Return the stage: statistics -> plan."""
+    """Return the stage: statistics -> plan, agreement."""
     return Pipeline(
         [
             Node(
@@ -39,6 +49,12 @@ def create_pipeline() -> Pipeline:
                 ["statistics", "params:select", "params:domain", "lineage"],
                 "plan",
                 name="plan_experts",
-            )
+            ),
+            Node(
+                measure_agreement,
+                ["statistics", "params:select", "params:domain"],
+                "agreement",
+                name="measure_agreement",
+            ),
         ]
     )

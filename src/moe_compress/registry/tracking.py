@@ -95,6 +95,19 @@ def log_run(
     return run_id
 
 
+def log_step(metrics: Mapping[str, float], step: int) -> None:
+    """Log measurements of one step of something long into the active run, if there is one.
+
+    Raises:
+        RegistryError: if MLflow refuses.
+    """
+    import mlflow
+
+    if active_run_id() is not None:
+        with mlflow_client(f"log step {step}"):
+            mlflow.log_metrics({name: float(value) for name, value in metrics.items()}, step=step)
+
+
 def log_dataset_digest(name: str, digest: str, source: str, context: str) -> None:
     """Record in the active run which data it read, by our own digest; the data itself is not read.
 

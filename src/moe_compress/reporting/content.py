@@ -11,6 +11,7 @@ import numpy as np
 from moe_compress.errors import EvaluationError, PlanError
 from moe_compress.reporting import wording
 from moe_compress.types import (
+    Agreement,
     CompressionPlan,
     EngineVerdict,
     EvaluationResult,
@@ -85,6 +86,7 @@ class CompressionReport:
         checkpoint: where the compressed checkpoint lies, as a reader would type it.
         data_docs: where Great Expectations' pages lie, as a reader would type it.
         flips: items whose answer changed from right to wrong or back.
+        agreement: how far the plan depends on which demonstrations were seen; None where that was not told.
         other_plans: name -> another plan for the same base model, to measure overlap with.
         compatibility: what serving engines are expected to do with the checkpoint.
     """
@@ -102,6 +104,7 @@ class CompressionReport:
     checkpoint: str | None = None
     data_docs: str | None = None
     flips: tuple[FlippedItem, ...] = ()
+    agreement: Agreement | None = None
     other_plans: Mapping[str, CompressionPlan] = field(default_factory=dict)
     compatibility: tuple[EngineVerdict, ...] = ()
 

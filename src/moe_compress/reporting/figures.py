@@ -1,4 +1,4 @@
-"""The figures of a report; the one place that knows matplotlib, so import this module only to draw.
+"""The figures of a report; import this module only to draw, as it loads matplotlib.
 
 Every function takes a width in inches and lays the figure out for it, so that a phone gets one of its own
 and not a shrunken one.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,58 +23,18 @@ from numpy.typing import NDArray
 from moe_compress.atomic import write_atomically
 from moe_compress.errors import PlanError
 from moe_compress.reporting import wording
+from moe_compress.reporting.agreement_figures import agreement_figure
 from moe_compress.reporting.content import (
     CompressionReport,
     measure_overlap,
     share_of_score_kept,
 )
+from moe_compress.reporting.style import NARROW, PALETTE, STYLE, WIDE, styled
 from moe_compress.types import CompressionPlan, FloatArray
 
-PALETTE = {
-    "ink": "#1c2126",
-    "muted": "#5c6670",
-    "line": "#d8dde2",
-    "paper": "#fefefe",
-    "baseline": "#98a2ac",
-    "candidate": "#0a6ebd",
-    "merged": "#c4650c",
-    "bad": "#b23c0e",
-}
-"""Name -> colour; each is used once, so that a page can swap it for its own variable of that name."""
-
-WIDE, NARROW = 9.6, 3.75
 _PNG_DPI = 160
 _MAX_VECTOR_POINTS = 3000
 _MAX_NAME = 18
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": PALETTE["ink"],
-    "text.parse_math": False,
-    "axes.edgecolor": PALETTE["line"],
-    "axes.facecolor": "none",
-    "axes.labelcolor": PALETTE["muted"],
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.wspace": 0.05,
-    "figure.constrained_layout.hspace": 0.05,
-    "figure.facecolor": PALETTE["paper"],
-    "legend.frameon": False,
-    "xtick.color": PALETTE["line"],
-    "xtick.labelcolor": PALETTE["muted"],
-    "ytick.labelcolor": PALETTE["ink"],
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
-}
-
-
-def _styled() -> AbstractContextManager[None]:
-    return mpl.rc_context(_STYLE)
 
 
 def kept_experts(plan: CompressionPlan, width: float = WIDE) -> Figure:
@@ -87,7 +45,7 @@ def kept_experts(plan: CompressionPlan, width: float = WIDE) -> Figure:
     """
     layers, num_experts = len(plan.layout.layers), max(plan.layout.num_experts)
     row = 0.30 if layers <= 12 else 0.19 if layers <= 32 else 0.125
-    with _styled():
+    with styled():
         figure = Figure(figsize=(width, 1.15 + row * layers))
         shares = share_of_score_kept(plan) if width > NARROW else None
         axes, *side = figure.subplots(
@@ -114,7 +72,7 @@ def score_cut(plan: CompressionPlan, width: float = WIDE) -> Figure:
     """
     if plan.scores is None:
         raise PlanError(f"the plan of '{plan.method}' has no scores to draw; draw it with kept_experts alone")
-    with _styled():
+    with styled():
         figure = Figure(figsize=(width, 2.9))
         axes = figure.subplots()
         raster = plan.scores.size > _MAX_VECTOR_POINTS
@@ -135,7 +93,7 @@ def quality_bars(report: CompressionReport, width: float = WIDE) -> Figure:
     rows = [row.comparison for row in report.quality_rows if row.comparison]
     places = np.arange(len(rows))
     narrow = width <= NARROW
-    with _styled():
+    with styled():
         height = 0.75 + 0.42 * max(len(rows), 1)
         figure = Figure(figsize=(width, 2 * height if narrow else height))
         left, right = figure.subplots(*((2, 1) if narrow else (1, 2)), sharey=True)
@@ -164,7 +122,7 @@ def overlap_matrix(plans: Mapping[str, CompressionPlan], width: float = WIDE) ->
         PlanError: if the plans are for different layouts.
     """
     overlap, names = measure_overlap(plans), [_short(name) for name in plans]
-    with _styled():
+    with styled():
         side = min(width, 1.6 + 0.62 * len(names))
         size = min(9.0, 34 * (side - 1.2) / len(names))
         figure = Figure(figsize=(side, side * 0.82))
@@ -200,6 +158,8 @@ def draw_all(report: CompressionReport, width: float = WIDE) -> dict[str, Figure
         drawn["score_cut"] = score_cut(report.plan, width)
     if report.comparisons:
         drawn["quality"] = quality_bars(report, width)
+    if report.agreement:
+        drawn["demonstrations"] = agreement_figure(report.agreement, width)
     if report.other_plans:
         drawn["overlap"] = overlap_matrix(report.plans, width)
     return drawn
@@ -212,7 +172,7 @@ def as_svg(figure: Figure, name: str) -> str:
         figure: what to draw.
         name: unique on the page; ids inside the element are derived from it.
     """
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         svg = _encode(figure, "svg").decode()
     svg = svg[svg.index("<svg") :].replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from moe_compress.atomic import write_atomically
-from moe_compress.reporting import figures, usage, wording
+from moe_compress.reporting import figures, style, usage, wording
 from moe_compress.reporting.content import CompressionReport, share_of_score_kept
 from moe_compress.reporting.templating import fill_template
 
@@ -51,7 +51,7 @@ def write_html(report: CompressionReport, path: Path) -> Path:
 
 
 def _draw(report: CompressionReport) -> dict[str, Drawing]:
-    wide, narrow = (figures.draw_all(report, width) for width in (figures.WIDE, figures.NARROW))
+    wide, narrow = (figures.draw_all(report, width) for width in (style.WIDE, style.NARROW))
     return {
         # matplotlib escapes the text it writes into SVG.
         name: Drawing(

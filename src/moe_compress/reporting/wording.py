@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_compress.types import GateOutcome, TaskComparison
+from moe_compress.types import Agreement, GateOutcome, TaskComparison
 
 MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -117,6 +117,21 @@ def accuracy_sentence(comparison: TaskComparison) -> str:
         f"Accuracy on {comparison.task} went from {percent(comparison.baseline_accuracy)} to "
         f"{percent(comparison.candidate_accuracy)} ({points(comparison.difference)} points, "
         f"95{_GAP}% interval {interval}){'' if math.isnan(comparison.share_kept) else kept}."
+    )
+
+
+def agreement_sentence(agreement: Agreement) -> str:
+    """Return whether there were enough demonstrations, in a sentence.
+
+    What counts is how much of the way from chance to full agreement the halves have come.
+    """
+    room = 1 - agreement.chance
+    reached = (agreement.mean_shared - agreement.chance) / room if room > 0 else 1.0
+    effect = "little" if reached >= 0.85 else "a few of them" if reached >= 0.6 else "much"
+    return (
+        f"Two random halves of the {agreement.num_demonstrations} demonstrations, each on its own, agree on "
+        f"{percent(agreement.mean_shared)} of the experts to keep ({percent(agreement.chance)} by chance): more "
+        f"demonstrations would change {effect}."
     )
 
 

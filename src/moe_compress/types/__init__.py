@@ -5,14 +5,17 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
     T  tokens of a batch, padding removed      K  experts the router picks per token (top_k)
     L  layers with routed experts              D  hidden size
     E  routed experts of a layer               B, S  sequences of a batch, positions of a sequence
+    P  parts of a domain's demonstrations
 """
 
+from moe_compress.types.agreement import Agreement
 from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
 from moe_compress.types.compatibility import EngineVerdict, Reason, Served, Verdict
 from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
 from moe_compress.types.gates import GateOutcome, GateReport
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
 from moe_compress.types.layout import MoELayout
+from moe_compress.types.parts import CURVE, StatisticsParts, add_in_order, assign_parts, part_ends
 from moe_compress.types.plan import (
     Budget,
     CompressionPlan,
@@ -24,6 +27,8 @@ from moe_compress.types.plan import (
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
 
 __all__ = [
+    "CURVE",
+    "Agreement",
     "Budget",
     "CheckpointReference",
     "CompressionPlan",
@@ -43,13 +48,17 @@ __all__ = [
     "RouterGroups",
     "RoutingBatch",
     "Served",
+    "StatisticsParts",
     "TaskComparison",
     "TensorInfo",
     "TensorMap",
     "TensorRole",
     "Verdict",
+    "add_in_order",
     "as_json",
+    "assign_parts",
     "digest_of",
     "iterate_layers",
+    "part_ends",
     "pruning_groups",
 ]

@@ -1,0 +1,161 @@
+"""Expert statistics of several domains from one pass over a checkpoint, by whichever way fits this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from moe_compress.collection.batches import Batch, digest_batches, encode_domains
+from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, refuse_empty_shards, take_share
+from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
+from moe_compress.collection.progress import LayerRecord, Progress
+from moe_compress.collection.resident import collect_resident, load_resident
+from moe_compress.collection.resume import ResumePoint
+from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
+from moe_compress.collection.sums import RoutingSums, start_sums
+from moe_compress.families.conversion import build_config
+from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, digest_of
+
+logger = logging.getLogger(__name__)
+_KEPT_IN_MEMORY = 0.1
+"""Outputs between layers stay in memory too if they take no more than this share of what is free."""
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How statistics are collected.
+
+    Attributes:
+        mode: `resident` loads the model, `streamed` one decoder layer at a time, `auto` the first if it fits well.
+        device: a torch device, or `auto` for the GPU when there is one.
+        dtype: a torch dtype's name, or `auto` for the checkpoint's own.
+        batch_size: sequences per forward pass.
+        max_tokens: longer texts are cut here, or at the model's context.
+        shard: `2/8` collects the second of eight shares of the batches; None all.
+        embedding_tokens: tokens that all experts run on, where `embedding` is requested.
+    """
+
+    mode: Literal["auto", "resident", "streamed"] = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 16
+    max_tokens: int = 2048
+    shard: str | None = None
+    embedding_tokens: int = 2048
+
+
+def collect(
+    files: CheckpointFiles,
+    layout: MoELayout,
+    domains: Mapping[str, Demonstrations],
+    settings: CollectSettings,
+    provenance: Mapping[str, Provenance],
+    requests: Mapping[str, Collection[str]] | None = None,
+    folder: Path | None = None,
+    report: Callable[[LayerRecord], None] | None = None,
+) -> dict[str, ExpertStatistics]:
+    """Return each domain's statistics; prompt and response tokens both count.
+
+    Args:
+        files: the checkpoint.
+        layout: its layout, as read from its files.
+        domains: name -> texts to run.
+        settings: how.
+        provenance: domain -> lineage to keep with the sums.
+        requests: domain -> statistics to collect besides those every collection has; none by default.
+        folder: where a streamed collection commits each layer, so that a killed one can go on; None: nowhere.
+        report: is given a record of each streamed layer.
+
+    Raises:
+        UnsupportedModelError: if the family cannot be observed, or streamed.
+        ResourceError: if memory or disk do not suffice.
+        CheckpointError: if a shard vanished or weights are damaged.
+        StatisticsError: if an invariant of the sums is broken.
+    """
+    place, count = parse_shard(settings.shard)
+    device = find_device(settings.device)
+    config = build_config(files.config)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
+    tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+    batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
+    refuse_empty_shards(batches, settings.shard)
+    streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
+    asked = requests or dict.fromkeys(domains, ())
+    sums = {name: start_sums(layout, own, asked[name], settings.embedding_tokens) for name, own in batches.items()}
+    with join_ranks(device.type == "cuda") as (rank, num_ranks):
+        share = take_share(batches, place * num_ranks + rank, count * num_ranks)
+        weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
+        base = [weights, {name: sorted(own) for name, own in asked.items()}, settings.embedding_tokens]
+        run(streamed, share, sums, settings, folder, base, report)
+        if num_ranks > 1:
+            add_ranks(sums, device)
+    lineage = {"shard": settings.shard} if settings.shard else {}
+    return {name: own.as_statistics(name, {**provenance[name], **lineage}) for name, own in sums.items()}
+
+
+def run(
+    streamed: StreamedModel,
+    batches: Mapping[str, Sequence[Batch]],
+    sums: Mapping[str, RoutingSums],
+    settings: CollectSettings,
+    folder: Path | None,
+    base: object,
+    report: Callable[[LayerRecord], None] | None = None,
+) -> None:
+    """Add up each domain's sums, after saying what they will take."""
+    device = streamed.device
+    layout = next(iter(sums.values())).layout
+    resident = estimate("resident", streamed, batches, layout, None)
+    mode, why = choose_mode(settings.mode, resident, device, streamed.files)
+    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder)
+    logger.info("%s\nchosen because %s", needed, why)
+    refuse_what_cannot_fit(needed, device, folder)
+    progress = Progress(needed.num_tokens, 1 if mode == "resident" else streamed.num_layers, report)
+    try:
+        if mode == "resident":
+            model = load_resident(streamed.files.folder, device, streamed.dtype)
+            collect_resident(model, batches, sums, progress)
+            return
+        keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
+        point = ResumePoint(folder, fingerprint(streamed, layout, batches, base), keep)
+        collect_streamed(streamed, batches, sums, point, progress)
+    finally:
+        progress.close()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the GPU when there is one, each rank of a machine has its own."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device(name if name != "auto" else f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+
+
+def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:
+    """Return the dtype to compute in: the one named, or for `auto` the one stock loading takes."""
+    found: Any = build_config(files.config).dtype if name == "auto" else name
+    if found is None:
+        floating = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        found = next((floating[i.dtype] for i in files.tensors.values() if i.dtype in floating), "float32")
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
+
+
+def fingerprint(
+    streamed: StreamedModel, layout: MoELayout, batches: Mapping[str, Sequence[Batch]], base: object
+) -> str:
+    """Return a digest of everything that a streamed collection's sums depend on.
+
+    Args:
+        streamed: the model.
+        layout: its layout.
+        batches: what runs through it.
+        base: stands for the weights' bytes and for what was asked for.
+    """
+    files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
+    machine = [str(streamed.dtype), streamed.device.type, torch.__version__]
+    return digest_of([base, dict(streamed.files.config), files, asdict(layout), digest_batches(batches), machine])

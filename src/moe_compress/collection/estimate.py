@@ -1,0 +1,214 @@
+"""What a collection will take, said before it starts: tokens, bytes, memory, disk and time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_compress.collection.batches import Batch
+from moe_compress.collection.streamed import CheckpointFiles, StreamedModel
+from moe_compress.errors import ResourceError, UnsupportedModelError
+from moe_compress.types import MoELayout
+
+_COMFORTABLE = 0.8
+"""Share of the free memory a whole model may take before it is streamed instead."""
+_SAMPLE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one way of collecting needs; memory and disk in bytes.
+
+    Attributes:
+        mode: `resident` or `streamed`.
+        num_tokens: tokens that count.
+        read_bytes: read from the checkpoint.
+        device_bytes: peak memory of the device; on a CPU, of the host.
+        host_bytes: peak host memory beside that.
+        disk_bytes: outputs of two layers at most.
+        seconds: a rough guess from a short measurement of this machine.
+    """
+
+    mode: str
+    num_tokens: int
+    read_bytes: int
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rows = {
+            "tokens": f"{self.num_tokens:,}",
+            "read from the checkpoint": _in_gb(self.read_bytes),
+            "peak memory of the device": _in_gb(self.device_bytes),
+            "peak host memory beside it": _in_gb(self.host_bytes),
+            "disk for outputs between layers": _in_gb(self.disk_bytes),
+            "time, very roughly": f"{self.seconds:,.0f} s",
+        }
+        return "\n".join([f"{self.mode} collection, estimated:", *(f"  {k:<32}{v:>14}" for k, v in rows.items())])
+
+
+def estimate(
+    mode: str,
+    streamed: StreamedModel,
+    domains: Mapping[str, Sequence[Batch]],
+    layout: MoELayout,
+    folder: Path | None,
+) -> Estimate:
+    """Return what collecting takes.
+
+    Args:
+        mode: `resident` or `streamed`.
+        streamed: the model without weights.
+        domains: name -> batches.
+        layout: the model's layout.
+        folder: where outputs between layers are committed; None keeps them in memory.
+    """
+    batches = [batch for own in domains.values() for batch in own]
+    sizes = streamed.layer_bytes()
+    outside = streamed.outside_bytes()
+    padded = sum(batch.input_ids_BS.numel() for batch in batches)
+    hidden = padded * _hidden_size(streamed.model) * streamed.dtype.itemsize
+    largest = max((_activation_bytes(streamed, layout, batch) for batch in batches), default=0)
+    is_streamed = mode == "streamed"
+    read = streamed.read_bytes()
+    parameters = _active_parameters(streamed, layout)
+    seconds = 2 * parameters * padded / _measure_flops(streamed.device, streamed.dtype)
+    reading = read / _measure_reading(streamed.shards())
+    return Estimate(
+        mode,
+        sum(batch.num_tokens for batch in batches),
+        read,
+        outside + largest + (2 * max(sizes) if is_streamed else sum(sizes)),
+        2 * hidden if is_streamed and folder is None else 0,
+        2 * hidden if is_streamed and folder else 0,
+        max(seconds, reading) if is_streamed else seconds + reading,
+    )
+
+
+def choose_mode(asked: str, resident: Estimate, device: torch.device, files: CheckpointFiles) -> tuple[str, str]:
+    """Return the mode to collect in, and why.
+
+    Raises:
+        UnsupportedModelError: if streaming is asked for and the weights' format is not decoded here.
+    """
+    free = free_device_bytes(device)
+    if asked == "streamed" and files.undecoded:
+        raise UnsupportedModelError(
+            f"'{files.undecoded[0]}' and {len(files.undecoded) - 1} other weights are stored in a format that is "
+            "not decoded here; set collect.mode to resident, or give the checkpoint in BF16, FP8 or MXFP4"
+        )
+    if asked != "auto":
+        return asked, "collect.mode says so"
+    if files.undecoded:
+        return "resident", "the weights' format is one that only transformers decodes"
+    if files.plain.encodings:
+        return "streamed", "the checkpoint is quantised, and streaming de-quantises it layer by layer"
+    needs = f"the whole model needs about {_in_gb(resident.device_bytes)} of {_in_gb(free)} free on {device.type}"
+    return ("resident" if resident.device_bytes <= _COMFORTABLE * free else "streamed"), needs
+
+
+def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path | None) -> None:
+    """Check the estimate against what this machine has free.
+
+    Raises:
+        ResourceError: naming what does not suffice.
+    """
+    host = needed.host_bytes + (needed.device_bytes if device.type == "cpu" else 0)
+    checks = [
+        (
+            "device memory",
+            needed.device_bytes,
+            free_device_bytes(device),
+            "collect.batch_size or collect.max_tokens",
+        ),
+        ("host memory", host, free_host_bytes(), "collect.batch_size or collect.max_tokens"),
+    ]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        checks.append(("disk", needed.disk_bytes, shutil.disk_usage(folder).free, "data.sample"))
+    for what, need, free, parameter in checks:
+        if need > free:
+            smaller = " or set collect.mode to streamed" if needed.mode == "resident" else ""
+            raise ResourceError(
+                f"{needed.mode} collection needs about {_in_gb(need)} of {what}, but {_in_gb(free)} are free"
+                f"{f' in {folder}' if what == 'disk' else ''}; free some, or lower {parameter}{smaller}"
+            )
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Return the memory that a device has free; a CPU's is the host's."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Return the host memory this process may still take, within its container's limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+def _hidden_size(model: Any) -> int:
+    return int(model.config.get_text_config().hidden_size)
+
+
+def _activation_bytes(streamed: StreamedModel, layout: MoELayout, batch: Batch) -> int:
+    """Return roughly what one layer's forward pass of a batch needs beside weights: pairs, norms and the mask."""
+    rows, length = batch.input_ids_BS.shape
+    config = streamed.model.config.get_text_config()
+    hidden = _hidden_size(streamed.model)
+    sizes = (getattr(config, name, None) for name in ("moe_intermediate_size", "intermediate_size"))
+    inner = next((size for size in sizes if isinstance(size, int)), hidden)
+    per_token = layout.top_k * (3 * hidden + 3 * inner) * streamed.dtype.itemsize + 8 * hidden * 8
+    return int(rows * length * per_token + rows * length * length * 4)
+
+
+def _active_parameters(streamed: StreamedModel, layout: MoELayout) -> int:
+    """Return the parameters of the decoder layers that one token meets."""
+    share = layout.top_k / max(layout.num_experts)
+    return sum(
+        int(tensor.numel() * (share if ".experts." in name else 1))
+        for name, tensor in streamed.model.named_parameters()
+        if name.startswith(f"{streamed.replay.path}.")
+    )
+
+
+def _measure_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return floating-point operations per second of a matrix product, from a tenth of a second."""
+    size = 4096 if device.type == "cuda" else 512
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    float((matrix @ matrix)[0, 0])  # the first call is slow, and reading a value waits for it
+    started, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < 0.1:
+        float((matrix @ matrix)[0, 0])
+        count += 1
+    return 2.0 * size**3 * max(count, 1) / seconds
+
+
+def _measure_reading(shards: Sequence[Path]) -> float:
+    """Return bytes per second of reading a hundredth of the first shard; fast if it is in memory already."""
+    size = min(_SAMPLE_BYTES, shards[0].stat().st_size // 100)
+    started = time.perf_counter()
+    with open(shards[0], "rb", buffering=0) as file:
+        file.read(max(size, 1))
+    return max(size, 1) / (time.perf_counter() - started)
+
+
+def _in_gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB"

@@ -1,0 +1,27 @@
+"""A streamed collection in a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import time
+
+from safetensors.torch import save_file
+from tests.collection.conftest import make_domains, read_files, run_streamed
+
+from moe_compress.collection.progress import Progress
+from moe_compress.collection.resume import ResumePoint
+from moe_compress.types import MoELayout
+
+
+class Slow(Progress):
+    """Makes a tiny model take long enough to be killed in the middle."""
+
+    def add_tokens(self, num_tokens):
+        time.sleep(0.02)
+
+
+def collect(checkpoint, folder, result, keep):
+    """Collect, going on from what an earlier process committed, and write the sums to a file."""
+    layout = MoELayout(tuple(range(8)), (8,) * 8, 2)
+    point = ResumePoint(folder, "f" * 64, keep)
+    sums, _ = run_streamed(read_files(checkpoint), layout, make_domains(), point=point, progress=Slow(1, 8))
+    save_file({f"{name}/{k}": v for name, each in sums.items() for k, v in each.state().items()}, result)

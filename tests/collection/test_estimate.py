@@ -1,0 +1,141 @@
+"""What a collection takes is said before it starts, and what cannot fit is refused with numbers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from tests import tiny_families
+from tests.collection.conftest import CPU, layout_of, load_plain, make_domains, read_files
+from tests.pipelines.conftest import make_tokenizer
+
+from moe_compress.collection.collect import CollectSettings, collect, find_device, find_dtype
+from moe_compress.collection.estimate import (
+    Estimate,
+    choose_mode,
+    estimate,
+    free_device_bytes,
+    free_host_bytes,
+    refuse_what_cannot_fit,
+)
+from moe_compress.collection.progress import LayerRecord
+from moe_compress.collection.streamed import StreamedModel
+from moe_compress.errors import ResourceError
+from moe_compress.types import Demonstrations
+
+SMALL = Estimate("streamed", 10, 100, 100, 100, 100, 1.0)
+HUGE = 10**15
+
+
+@pytest.fixture
+def streamed(checkpoint):
+    return StreamedModel(read_files(checkpoint("mixtral")), torch.float32, CPU)
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory):
+    """A tiny model with a tokenizer, whose layout is that of `layout`."""
+    folder = tmp_path_factory.mktemp("readable")
+    tokenizer = make_tokenizer()
+    tiny_families.save("mixtral", folder, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(folder)
+    return read_files(folder)
+
+
+@pytest.fixture
+def layout(checkpoint):
+    return layout_of(load_plain("mixtral", checkpoint("mixtral"), torch.float32))
+
+
+def test_estimates_count_tokens_bytes_and_layers(streamed, layout, tmp_path):
+    domains = make_domains()
+    resident = estimate("resident", streamed, domains, layout, None)
+    found = estimate("streamed", streamed, domains, layout, tmp_path)
+    assert found.num_tokens == resident.num_tokens == (9 + 6 + 6) + (12 + 9) + (7 + 4)
+    size = sum(info.num_bytes for info in streamed.files.tensors.values())
+    assert found.read_bytes == size
+    layer = sum(v.numel() * 4 for v in streamed.model.model.layers[0].parameters())
+    assert streamed.layer_bytes() == [layer] * 3
+    assert resident.device_bytes - found.device_bytes == layer  # three layers against two
+    assert found.disk_bytes == 2 * (3 * 9 + 2 * 12 + 2 * 7) * 16 * 4
+    assert resident.disk_bytes == 0
+    assert estimate("streamed", streamed, domains, layout, None).host_bytes == found.disk_bytes
+    assert found.seconds > 0
+    assert "tokens" in str(found) and "very roughly" in str(found)
+
+
+def test_auto_streams_what_does_not_fit_comfortably(streamed):
+    files = streamed.files
+    fits = Estimate("resident", 1, 1, 1, 0, 0, 1.0)
+    assert choose_mode("auto", fits, CPU, files)[0] == "resident"
+    barely = replace(fits, device_bytes=int(0.9 * free_device_bytes(CPU)))
+    mode, why = choose_mode("auto", barely, CPU, files)
+    assert mode == "streamed" and "GB free on cpu" in why
+    assert choose_mode("resident", barely, CPU, files)[0] == "resident"
+    assert choose_mode("streamed", fits, CPU, files)[0] == "streamed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"device_bytes": HUGE},
+            r"streamed collection needs about 1,000,000\.00 GB of device memory, but .* are free",
+        ),
+        ({"host_bytes": HUGE}, r"1,000,000\.00 GB of host memory"),
+        ({"disk_bytes": HUGE}, r"1,000,000\.00 GB of disk, but .* are free in .*lower data\.sample"),
+        ({"mode": "resident", "device_bytes": HUGE}, r"resident collection .* or set collect\.mode to streamed"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_numbers(tmp_path, changes, message):
+    refuse_what_cannot_fit(SMALL, CPU, tmp_path)
+    with pytest.raises(ResourceError, match=message):
+        refuse_what_cannot_fit(replace(SMALL, **changes), CPU, tmp_path)
+
+
+def test_free_memory_is_below_what_the_machine_has():
+    assert 0 < free_host_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_dtype_is_the_checkpoints_own_or_the_one_named(checkpoint):
+    files = read_files(checkpoint("mixtral"))
+    assert find_dtype(files, "auto") == torch.float32
+    assert find_dtype(files, "bfloat16") == torch.bfloat16
+    without = {name: value for name, value in files.config.items() if name != "dtype"}
+    assert find_dtype(replace(files, config=without), "auto") == torch.float32
+    assert find_device("cpu") == CPU
+
+
+def test_both_modes_give_the_same_statistics_of_texts(readable, layout, tmp_path, caplog):
+    texts = ("def add", "two three alpha", "heart")
+    domains = {name: Demonstrations(name, ("a", "b", "c"), texts, "0") for name in ("code", "math")}
+    requests = {"code": ("embedding", "max_norm"), "math": ()}
+    found, records = {}, []
+    caplog.set_level(logging.INFO)
+    for mode in ("resident", "streamed", "auto"):
+        settings = CollectSettings(mode=mode, max_tokens=12, batch_size=2)
+        lineage = {"code": {"base_id": "tiny"}, "math": {}}
+        found[mode] = collect(readable, layout, domains, settings, lineage, requests, tmp_path, records.append)
+    for name in domains:
+        for mode in ("streamed", "auto"):
+            for key, values in found["resident"][name].sums.items():
+                assert (found[mode][name].sums[key] == values).all()
+    assert found["streamed"]["code"].provenance == {"base_id": "tiny"}
+    assert [(record.layer, record.num_layers) for record in records] == [(0, 3), (1, 3), (2, 3)]
+    assert all(isinstance(record, LayerRecord) and record.tokens_per_second > 0 for record in records)
+    assert "chosen because the whole model needs about" in caplog.text
+
+
+def test_a_shard_of_texts_is_part_of_them_and_says_so(readable, layout):
+    domains = {"code": Demonstrations("code", ("a", "b", "c"), ("add", "two", "heart"), "0")}
+    settings = CollectSettings(mode="streamed", batch_size=1, max_tokens=4)
+    whole = collect(readable, layout, domains, settings, {"code": {}})["code"]
+    parts = [
+        collect(readable, layout, domains, replace(settings, shard=f"{place}/2"), {"code": {}})["code"]
+        for place in (1, 2)
+    ]
+    assert [part.provenance["shard"] for part in parts] == ["1/2", "2/2"]
+    assert (parts[0].sums["count"] + parts[1].sums["count"] == whole.sums["count"]).all()

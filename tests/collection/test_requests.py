@@ -1,0 +1,60 @@
+"""What is asked for by name, and what it costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.collection.routing import EXPERTS, LAYOUT, LENGTHS, make_routing
+
+from moe_compress.collection.dense import DenseSample
+from moe_compress.collection.requests import ALWAYS, ON_REQUEST, CollectedShape, cost_of, resolve_requests
+from moe_compress.collection.sums import RoutingSums
+from moe_compress.errors import ParameterError
+from moe_compress.types import MoELayout
+
+HIDDEN = 4
+SHAPE = CollectedShape(LAYOUT, HIDDEN, 3 * HIDDEN * 8, sum(LENGTHS), embedding_tokens=10)
+
+
+def test_what_every_collection_has_is_no_request():
+    assert resolve_requests(ALWAYS) == ()
+
+
+def test_requests_are_the_union_by_what_brings_them():
+    assert resolve_requests(("embedding_tokens", "count"), ("max_norm", "embedding")) == ("embedding", "max_norm")
+
+
+def test_a_statistic_that_cannot_be_collected_is_answered_with_the_near_miss():
+    with pytest.raises(
+        ParameterError, match=r"no statistic 'embeding' can be collected \(did you mean 'embedding'"
+    ):
+        resolve_requests(("embeding",))
+
+
+@pytest.mark.parametrize("request_name", sorted(set(ON_REQUEST.values())))
+def test_a_cost_is_what_the_file_then_holds(request_name):
+    sample = DenseSample(LENGTHS, 10) if request_name == "embedding" else None
+    sums = RoutingSums(LAYOUT, len(LENGTHS), (request_name,), sample)
+    for row in range(2):
+        batch = make_routing(row)
+        sums.add(row, batch)
+        sums.inspect(row, lambda hidden, ids, weights: hidden, torch.zeros(sum(LENGTHS), HIDDEN), batch)
+        sums.finish(row)
+    statistics = sums.as_statistics("toy", {})
+    extra = {**statistics.sums, **statistics.maxima}.keys() - set(ALWAYS)
+    assert cost_of(request_name, SHAPE).file_bytes == sum(statistics[name].nbytes for name in extra)
+    assert extra == {name for name, brings in ON_REQUEST.items() if brings == request_name}
+
+
+def test_costs_by_hand():
+    # 10 sampled tokens through 2 layers of 6 experts with 96 parameters, two operations a parameter.
+    assert cost_of("embedding", SHAPE).flops == 10 * 12 * 96 * 2
+    # 37 tokens, 36 products a layer, two operations each.
+    assert cost_of("logit_gram", SHAPE).flops == 37 * 72 * 2
+    assert cost_of("max_norm", SHAPE).device_bytes == 8 * EXPERTS
+
+
+def test_embeddings_of_the_largest_models_fit_when_streamed():
+    deepseek_v3 = CollectedShape(MoELayout(tuple(range(3, 61)), (256,) * 58, 8), 7168, 3 * 7168 * 2048, 10**6, 2048)
+    assert cost_of("embedding", deepseek_v3).device_bytes < 1e9
+    assert cost_of("embedding", deepseek_v3).file_bytes == 58 * 256 * 7169 * 8

@@ -1,0 +1,220 @@
+"""A collection that is killed, runs out of disk or loses a shard goes on and ends with the same bits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests import tiny_families
+from tests.collection.conftest import (
+    assert_same_bits,
+    layout_of,
+    load_plain,
+    make_domains,
+    make_sums,
+    read_files,
+    run_resident,
+    run_streamed,
+)
+from tests.collection.interrupted import collect
+
+from moe_compress.collection.hidden import HiddenStates
+from moe_compress.collection.progress import Progress
+from moe_compress.collection.replay import LayerOutput
+from moe_compress.collection.resume import ResumePoint, remove_finished
+from moe_compress.collection.streamed import StreamedModel, collect_streamed
+from moe_compress.errors import CheckpointError, ResourceError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have the libraries imported, each killable on its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["tests.collection.interrupted", "transformers.models.qwen3_moe.modeling_qwen3_moe"]
+    )
+    return context
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    tiny_families.save("qwen3_moe", folder, num_hidden_layers=8, mlp_only_layers=[])
+    return folder
+
+
+def finish(processes, *arguments):
+    process = processes.Process(target=collect, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return load_file(arguments[2])
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(processes, deep, tmp_path):
+    finish(processes, deep, tmp_path / "warm", tmp_path / "warm.safetensors", True)
+    started = time.perf_counter()
+    expected = finish(processes, deep, tmp_path / "whole", tmp_path / "whole.safetensors", True)
+    seconds = time.perf_counter() - started
+    rng, killed, resumed = random.Random(0), 0, 0
+    for trial in range(10):
+        folder, result, keep = tmp_path / f"killed-{trial}", tmp_path / f"{trial}.safetensors", bool(trial % 2)
+        process = processes.Process(target=collect, args=(deep, folder, result, keep))
+        process.start()
+        time.sleep(seconds * rng.uniform(0.1, 0.9))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        resumed += any(folder.glob("*/hidden-*")) and any(folder.glob("*/progress.safetensors"))
+        found = finish(processes, deep, folder, result, keep)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert not list(folder.glob("*/hidden-*"))
+    assert killed >= 5 and resumed >= 2
+
+
+class _Stop(Progress):
+    """Does something when a layer starts."""
+
+    def __init__(self, layer, action):
+        super().__init__(1, 8)
+        self._at, self._action = layer, action
+
+    def start_layer(self, layer):
+        super().start_layer(layer)
+        if layer == self._at:
+            self._action()
+
+
+def run(folder, point, progress):
+    files, domains = read_files(folder), make_domains()
+    model = load_plain("qwen3_moe", folder, torch.float32)
+    sums = make_sums(layout_of(model), domains)
+    collect_streamed(StreamedModel(files, torch.float32, CPU), domains, sums, point, progress)
+    return sums
+
+
+def expected_of(folder):
+    model = load_plain("qwen3_moe", folder, torch.float32)
+    return run_resident(model, layout_of(model), make_domains())
+
+
+def files_in(folder):
+    return {path.name.partition(".")[0] for path in folder.glob("*/*")}
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_lost(deep, tmp_path):
+    def fill():
+        (next(tmp_path.glob("*")) / "hidden-3.bin").symlink_to("/dev/full")
+
+    point = ResumePoint(tmp_path, "a" * 64, keep=False)
+    with pytest.raises(ResourceError, match=r"the disk of .* is full; free space there.*last finished layer"):
+        run(deep, point, _Stop(3, fill))
+    assert files_in(tmp_path) == {"hidden-2", "progress", "lock"}
+    restarted = []
+
+    class Watch(Progress):
+        def start_layer(self, layer):
+            restarted.append(layer)
+
+    assert_same_bits(run(deep, ResumePoint(tmp_path, "a" * 64, keep=False), Watch(1, 8)), expected_of(deep))
+    assert restarted == [3, 4, 5, 6, 7]
+
+
+def test_a_shard_that_vanishes_is_one_error_and_nothing_is_lost(deep, tmp_path):
+    folder = shutil.copytree(deep, tmp_path / "model")
+    work = tmp_path / "work"
+    last = max(folder.glob("*.safetensors"))
+
+    def lose():
+        last.rename(tmp_path / "away")
+
+    with pytest.raises(CheckpointError, match="can no longer be read"):
+        run(folder, ResumePoint(work, "a" * 64, keep=True), _Stop(1, lose))
+    assert {"progress", "lock"} < files_in(work)
+    (tmp_path / "away").rename(last)
+    assert_same_bits(run(folder, ResumePoint(work, "a" * 64, keep=True), Progress(1, 8)), expected_of(folder))
+
+
+def test_disk_holds_two_layers_outputs_at_most(deep, tmp_path):
+    most = []
+
+    class Watch(Progress):
+        def add_tokens(self, num_tokens):
+            most.append(len(list(tmp_path.glob("*/hidden-*"))))
+
+    run(deep, ResumePoint(tmp_path, "a" * 64, keep=False), Watch(1, 8))
+    assert max(most) == 2
+    assert files_in(tmp_path) == {"progress", "lock"}
+
+
+def test_a_finished_collection_is_not_run_again_until_it_is_removed(deep, tmp_path):
+    first = run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Progress(1, 8))
+
+    class Never(Progress):
+        def start_layer(self, layer):
+            raise AssertionError
+
+    assert_same_bits(run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Never(1, 8)), first)
+    remove_finished(tmp_path)
+    assert not list(tmp_path.glob("*"))
+    with pytest.raises(AssertionError):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Never(1, 8))
+
+
+def test_an_unfinished_collection_is_not_removed(deep, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, stop))
+    remove_finished(tmp_path)
+    assert files_in(tmp_path) == {"hidden-1", "progress", "lock"}
+
+
+def test_another_collection_does_not_go_on_from_this_one(deep, tmp_path):
+    run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Progress(1, 8))
+    started = []
+
+    class Watch(Progress):
+        def start_layer(self, layer):
+            started.append(layer)
+
+    run(deep, ResumePoint(tmp_path, "a" * 16 + "b" * 48, keep=True), Watch(1, 8))
+    assert started[0] == 0
+
+
+def test_two_processes_at_one_collection_are_refused(deep, tmp_path):
+    files, domains = read_files(deep), make_domains()
+    sums = make_sums(layout_of(load_plain("qwen3_moe", deep, torch.float32)), domains)
+    first = ResumePoint(tmp_path, "a" * 64, keep=True)
+    first.restore(sums)
+    with pytest.raises(ResourceError, match="another process is at the same collection"):
+        run_streamed(files, sums["one"].layout, domains, point=ResumePoint(tmp_path, "a" * 64, keep=True))
+    first.close()
+
+
+def test_outputs_come_back_from_their_file_as_they_were(tmp_path):
+    outputs = [
+        LayerOutput((torch.randn(2, 3, 4).bfloat16(), None, torch.tensor([[1, 2]])), is_tuple=True),
+        LayerOutput((torch.randn(1, 5, 4),), is_tuple=False),
+    ]
+    states = HiddenStates(tmp_path / "states", keep=False)
+    for output in outputs:
+        states.append(output)
+    again = HiddenStates.reopen(tmp_path / "states", states.finish())
+    for number, output in enumerate(outputs):
+        found = again.take(number)
+        assert found.is_tuple == output.is_tuple
+        for ours, theirs in zip(found.parts, output.parts, strict=True):
+            assert (ours is None) == (theirs is None) and (ours is None or torch.equal(ours, theirs))
+    again.delete()
+    assert not (tmp_path / "states").exists()

@@ -1,0 +1,69 @@
+"""Collecting as commands: all domains in one pass, shards and their sum; later runs find the statistics."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+
+def read(path):
+    with safe_open(path, framework="np") as file:
+        described = json.loads(file.metadata()["statistics"])
+        return described, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def succeed(result):
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result
+
+
+def test_all_domains_are_collected_in_one_pass_and_found_by_later_runs(project):
+    succeed(project.run("--pipelines=collect", "--params=collect.mode=streamed"))
+    files = project.find("04_feature/statistics/*/*/statistics.safetensors")
+    assert [path.parts[-3] for path in files] == ["code", "finance", "general", "math", "medical"]
+    assert not project.find("02_intermediate/collect/*")
+    before = {path: path.stat().st_mtime_ns for path in files}
+    joint = read(files[-1])
+    succeed(project.run("--pipelines=collect_medical"))  # another mode, the same sums: nothing to do
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    succeed(project.run("--pipelines=collect_medical", "--fresh"))
+    described, alone = read(files[-1])
+    assert described["domain"] == joint[0]["domain"] == "medical"
+    assert alone.keys() == joint[1].keys()
+    assert all((alone[name] == values).all() for name, values in joint[1].items())
+
+
+def test_shards_are_collected_one_by_one_and_added_up(project):
+    for place in (1, 2, 3):
+        succeed(project.run("--pipelines=collect_code", f"--params=collect.shard={place}/3,collect.batch_size=2"))
+        assert not project.find("04_feature/statistics/code/*/statistics.safetensors")
+    result = project.run("--pipelines=reduce_code", "--params=collect.batch_size=2")
+    succeed(result)
+    (whole,) = project.find("04_feature/statistics/code/*/statistics.safetensors")
+    described, sums = read(whole)
+    assert "shard" not in described["provenance"]
+    parts = [read(path)[1] for path in project.find("04_feature/statistics/code/*/statistics-*-of-3.safetensors")]
+    assert len(parts) == 3
+    assert (sums["sums.count"] == sum(part["sums.count"] for part in parts)).all()
+
+
+def test_a_missing_shard_is_named(project):
+    succeed(project.run("--pipelines=collect_code", "--params=collect.shard=2/3,collect.batch_size=2"))
+    result = project.run("--pipelines=reduce_code", "--params=collect.batch_size=2")
+    assert result.exit_code == 1
+    assert "2 of 3 shards are missing" in result.output
+
+
+@pytest.mark.parametrize("pipeline", ["prune_code"])
+def test_a_plan_from_one_shard_is_refused(project, pipeline):
+    result = project.run(f"--pipelines={pipeline}", "--params=collect.shard=1/3")
+    assert result.exit_code == 1
+    assert "collect.shard is 1/3, and a plan needs all shards" in result.output
+
+
+def test_two_domains_are_not_compressed_in_one_run(project):
+    result = project.run("--pipelines=prune_code,prune_math")
+    assert result.exit_code == 1
+    assert "one run compresses for one domain, not for code, math" in result.output
