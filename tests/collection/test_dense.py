@@ -117,7 +117,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
         )
         sums.add(row, routing)
         sums.inspect(row, model.model.layers[row].mlp.experts.forward, inputs, routing)
-        sums.finish(row)
+        sums.finish()
         experts = model.model.layers[row].mlp.experts
         found = sums.as_statistics("toy", {}) if row == LAYERS - 1 else None
         expected = [sum(one_output(experts, i, token).double() for token in inputs[chosen]) for i in range(EXPERTS)]
@@ -131,7 +131,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
 def test_without_a_sample_nothing_is_gathered():
     sums = RoutingSums(LAYOUT, len(LENGTHS))
     sums.inspect(0, double, torch.zeros(sum(LENGTHS), HIDDEN), make_routing())
-    sums.finish(0)
+    sums.finish()
     assert not sums.state()
 
 
@@ -142,7 +142,7 @@ def test_gathered_embeddings_add_over_shards():
             batch = take(make_routing(row), demonstrations)
             sums.add(row, batch)
             sums.inspect(row, double, batch.router_logits_TE[:, :HIDDEN], batch)
-            sums.finish(row)
+            sums.finish()
         return sums.as_statistics("toy", {})
 
     whole, total = shard(tuple(range(7))), shard((0, 2, 4, 6)) + shard((1, 3, 5))

@@ -11,6 +11,7 @@ from moe_compress.collection.accumulate import add_choices, add_requested, add_r
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.dense import DenseSample, Forward, lengths_of
 from moe_compress.collection.requests import ALWAYS, MAXIMA, ON_REQUEST, PER_CHOICE
+from moe_compress.collection.weight_gram import multiply_weights
 from moe_compress.types import (
     ExpertStatistics,
     FloatArray,
@@ -97,7 +98,7 @@ class RoutingSums:
         add_requested(sums, batch)
 
     def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
-        """Gather the dense sample's tokens of a batch, if there is such a sample.
+        """See what only the experts themselves can tell: the sample's tokens of a batch, and their weights.
 
         Args:
             row: the layer's position among those with routed experts.
@@ -107,11 +108,17 @@ class RoutingSums:
         """
         if self.sample is not None:
             self.sample.add(row, forward, inputs_TD, batch)
+        if "weight_gram" in self.requests and "weight_gram" not in self._rows[row]:
+            self._rows[row]["weight_gram"] = multiply_weights(forward, self.layout.num_experts[row])
 
-    def finish(self, row: int) -> None:
-        """Run the experts on the sample after a layer's last batch, while its weights are still there."""
+    def finish(self) -> None:
+        """Run the experts on the sample, of every layer gathered since the last call and still in memory.
+
+        To be called after the last batch of a layer, or of the whole model.
+        """
         if self.sample is not None:
-            self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
+            for row in self.sample.rows:
+                self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
 
     def _sums_of(self, row: int, device: torch.device) -> Sums:
         """Return what is accumulated for a layer, on the device its batches come from."""

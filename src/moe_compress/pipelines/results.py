@@ -54,7 +54,8 @@ def collect_domains(
     layout = derive_tensor_map(index.config, index.shapes).layout
     model, tokenizer = load_resident(base_model.path, collect.device, collect.dtype)
     lineage = base_model.as_provenance()
-    requests = resolve_requests(*(methods.load(name).STATISTICS for name in methods.available()))
+    asked = {statistic for name in methods.available() for statistic in methods.load(name).STATISTICS}
+    requests = resolve_requests(asked)
     statistics = {}
     for domain in parameters.domains:
         rows = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
