@@ -13,7 +13,7 @@ from tests.collection.test_resident import EXPERTS, LAYERS, glm4, layout, one_ou
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.dense import DenseSample, choose_sample, lengths_of, positions_of
 from moe_compress.collection.sums import RoutingSums, start_sums
-from moe_compress.errors import UnsupportedModelError
+from moe_compress.errors import StatisticsError, UnsupportedModelError
 
 HIDDEN = 4
 
@@ -86,6 +86,23 @@ def test_processes_each_run_their_own_share_of_the_sample():
     assert 0 < shares[0]["embedding_tokens"][0] < 12
     for name, values in whole.items():
         torch.testing.assert_close(shares[0][name] + shares[1][name], values, rtol=1e-6, atol=1e-6)
+
+
+def test_a_process_may_have_no_token_of_the_sample():
+    chosen = (choose_sample(LENGTHS, 2) >= 0).any(dim=1)
+    without = tuple(torch.flatten((~chosen).nonzero()).tolist())
+    found, *_ = gather([without], 2, forward=lambda inputs, ids, weights: 1 / 0)
+    assert not found["embedding"].any() and not found["embedding_tokens"].any()
+
+
+def test_a_layer_that_was_not_inspected_is_told():
+    sums = RoutingSums(LAYOUT, len(LENGTHS), ("embedding",), DenseSample(LENGTHS, 4))
+    for row in range(2):
+        sums.add(row, make_routing(row))
+    with pytest.raises(
+        StatisticsError, match="'embedding' of domain 'toy' was asked for, but layer 0 had no batch"
+    ):
+        sums.as_statistics("toy", {})
 
 
 def test_experts_that_choose_their_own_tokens_are_refused():

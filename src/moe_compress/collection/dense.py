@@ -113,9 +113,12 @@ class DenseSample:
             num_experts: E.
         """
         forward, inputs_ND = self._forwards.pop(row), self._inputs.pop(row)[self._arrived.pop(row)]
-        sums = (run_expert(forward, i, inputs_ND).sum(dim=0, dtype=torch.float64) for i in range(num_experts))
-        tokens_E = torch.full((num_experts,), len(inputs_ND), dtype=torch.float64, device=inputs_ND.device)
-        return {"embedding": torch.stack(list(sums)), "embedding_tokens": tokens_E}
+        zeros_E = torch.zeros(num_experts, dtype=torch.float64, device=inputs_ND.device)
+        embedding_ED = zeros_E.unsqueeze(1).repeat(1, inputs_ND.shape[1])
+        if len(inputs_ND):  # a process may have no token of the sample, and kernels refuse to run on none
+            for expert in range(num_experts):
+                embedding_ED[expert] = run_expert(forward, expert, inputs_ND).sum(dim=0, dtype=torch.float64)
+        return {"embedding": embedding_ED, "embedding_tokens": zeros_E + len(inputs_ND)}
 
 
 def check_runs_single_experts(forward: Forward) -> None:

@@ -25,8 +25,8 @@ def multiply_weights(forward: Forward, num_experts: int) -> torch.Tensor:
     stacked = [each for each in parameters if each.ndim > 1 and each.shape[0] % num_experts == 0]
     if not stacked:
         raise UnsupportedModelError(
-            f"this family's weights of {num_experts} experts are not stacked in one module, so 'weight_gram' cannot "
-            "be collected; choose a method that does not need it (select.method, collect.statistics)"
+            f"this family's weights of {num_experts} experts are not stacked in one module, so 'weight_gram' "
+            "cannot be collected; choose a method that does not need it (select.method, collect.statistics)"
         )
     products_EE = torch.zeros(num_experts, num_experts, dtype=torch.float64, device=stacked[0].device)
     for weights in stacked:
