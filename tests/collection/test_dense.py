@@ -13,7 +13,7 @@ from tests.collection.test_resident import EXPERTS, LAYERS, glm4, layout, one_ou
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.dense import DenseSample, choose_sample, lengths_of, positions_of
 from moe_compress.collection.sums import RoutingSums, start_sums
-from moe_compress.errors import UnsupportedModelError
+from moe_compress.errors import StatisticsError, UnsupportedModelError
 
 HIDDEN = 4
 
@@ -88,6 +88,23 @@ def test_processes_each_run_their_own_share_of_the_sample():
         torch.testing.assert_close(shares[0][name] + shares[1][name], values, rtol=1e-6, atol=1e-6)
 
 
+def test_a_process_may_have_no_token_of_the_sample():
+    chosen = (choose_sample(LENGTHS, 2) >= 0).any(dim=1)
+    without = tuple(torch.flatten((~chosen).nonzero()).tolist())
+    found, *_ = gather([without], 2, forward=lambda inputs, ids, weights: 1 / 0)
+    assert not found["embedding"].any() and not found["embedding_tokens"].any()
+
+
+def test_a_layer_that_was_not_inspected_is_told():
+    sums = RoutingSums(LAYOUT, len(LENGTHS), ("embedding",), DenseSample(LENGTHS, 4))
+    for row in range(2):
+        sums.add(row, make_routing(row))
+    with pytest.raises(
+        StatisticsError, match="'embedding' of domain 'toy' was asked for, but layer 0 had no batch"
+    ):
+        sums.as_statistics("toy", {})
+
+
 def test_experts_that_choose_their_own_tokens_are_refused():
     with pytest.raises(UnsupportedModelError, match=r"not handed the choice of experts, so 'embedding' cannot"):
         gather([(0,)], forward=lambda inputs: inputs)
@@ -117,7 +134,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
         )
         sums.add(row, routing)
         sums.inspect(row, model.model.layers[row].mlp.experts.forward, inputs, routing)
-        sums.finish(row)
+        sums.finish()
         experts = model.model.layers[row].mlp.experts
         found = sums.as_statistics("toy", {}) if row == LAYERS - 1 else None
         expected = [sum(one_output(experts, i, token).double() for token in inputs[chosen]) for i in range(EXPERTS)]
@@ -131,7 +148,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
 def test_without_a_sample_nothing_is_gathered():
     sums = RoutingSums(LAYOUT, len(LENGTHS))
     sums.inspect(0, double, torch.zeros(sum(LENGTHS), HIDDEN), make_routing())
-    sums.finish(0)
+    sums.finish()
     assert not sums.state()
 
 
@@ -142,7 +159,7 @@ def test_gathered_embeddings_add_over_shards():
             batch = take(make_routing(row), demonstrations)
             sums.add(row, batch)
             sums.inspect(row, double, batch.router_logits_TE[:, :HIDDEN], batch)
-            sums.finish(row)
+            sums.finish()
         return sums.as_statistics("toy", {})
 
     whole, total = shard(tuple(range(7))), shard((0, 2, 4, 6)) + shard((1, 3, 5))

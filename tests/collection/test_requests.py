@@ -31,6 +31,17 @@ def test_a_statistic_that_cannot_be_collected_is_answered_with_the_near_miss():
         resolve_requests(("embeding",))
 
 
+class Experts(torch.nn.Module):
+    """Experts that give back what they read."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.ones(EXPERTS, HIDDEN, 8))
+
+    def forward(self, hidden, ids, weights):
+        return hidden
+
+
 @pytest.mark.parametrize("request_name", sorted(set(ON_REQUEST.values())))
 def test_a_cost_is_what_the_file_then_holds(request_name):
     sample = DenseSample(LENGTHS, 10) if request_name == "embedding" else None
@@ -38,8 +49,8 @@ def test_a_cost_is_what_the_file_then_holds(request_name):
     for row in range(2):
         batch = make_routing(row)
         sums.add(row, batch)
-        sums.inspect(row, lambda hidden, ids, weights: hidden, torch.zeros(sum(LENGTHS), HIDDEN), batch)
-        sums.finish(row)
+        sums.inspect(row, Experts().forward, torch.zeros(sum(LENGTHS), HIDDEN), batch)
+        sums.finish()
     statistics = sums.as_statistics("toy", {})
     extra = {**statistics.sums, **statistics.maxima}.keys() - set(ALWAYS)
     assert cost_of(request_name, SHAPE).file_bytes == sum(statistics[name].nbytes for name in extra)
@@ -51,6 +62,8 @@ def test_costs_by_hand():
     assert cost_of("embedding", SHAPE).flops == 10 * 12 * 96 * 2
     # 37 tokens, 36 products a layer, two operations each.
     assert cost_of("logit_gram", SHAPE).flops == 37 * 72 * 2
+    # 96 parameters of each of 6 experts with those of each: 36 products of 96 terms in 2 layers.
+    assert cost_of("weight_gram", SHAPE).flops == 2 * 96 * 72
     assert cost_of("max_norm", SHAPE).device_bytes == 8 * EXPERTS
 
 

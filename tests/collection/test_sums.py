@@ -171,6 +171,14 @@ def test_layers_of_different_width_are_padded():
     assert statistics["logit_gram"][1, :4, :4].all()
 
 
+def test_a_process_without_any_batch_adds_nothing():
+    busy, idle = (
+        add_all([EVERY], PAIRS_AND_MAXIMA).as_statistics("toy", {}),
+        RoutingSums(LAYOUT, NUM, PAIRS_AND_MAXIMA),
+    )
+    assert_same_bits(busy + idle.as_statistics("toy", {}), busy)
+
+
 def test_a_layer_that_missed_tokens_is_refused():
     sums = RoutingSums(LAYOUT, NUM)
     sums.add(0, make_routing(0))

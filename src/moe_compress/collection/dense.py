@@ -72,6 +72,11 @@ class DenseSample:
         self._inputs: dict[int, torch.Tensor] = {}
         self._arrived: dict[int, torch.Tensor] = {}
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The layers gathered and not yet finished."""
+        return tuple(self._inputs)
+
     def add(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
         """Keep the sampled tokens of one layer's batch.
 
@@ -131,4 +136,5 @@ def check_runs_single_experts(forward: Forward) -> None:
 def run_expert(forward: Forward, expert: int, inputs_ND: torch.Tensor) -> torch.Tensor:
     """Return one expert's outputs `[N, D]`, before any gate weight."""
     chosen_N1 = torch.full((len(inputs_ND), 1), expert, device=inputs_ND.device)
-    return forward(inputs_ND, chosen_N1, torch.ones_like(chosen_N1, dtype=inputs_ND.dtype))
+    outputs = forward(inputs_ND, chosen_N1, torch.ones_like(chosen_N1, dtype=inputs_ND.dtype))
+    return outputs.reshape(inputs_ND.shape)

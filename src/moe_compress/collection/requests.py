@@ -22,6 +22,7 @@ ON_REQUEST = {
     "logit_gram": "logit_gram",
     "max_gate_norm": "max_gate_norm",
     "max_norm": "max_norm",
+    "weight_gram": "weight_gram",
 }
 """Statistic -> the request that brings it:
 
@@ -31,6 +32,7 @@ ON_REQUEST = {
     logit_gram        [L, E, E]  products of two experts' router logits summed over all tokens
     max_norm          [L, E]     largest output norm of the tokens routed to an expert
     max_gate_norm     [L, E]     largest gate weight times output norm
+    weight_gram       [L, E, E]  inner products of the experts' weights; each process adds them once
 """
 
 MAXIMA = ("max_gate_norm", "max_norm")
@@ -104,5 +106,6 @@ def cost_of(request: str, shape: CollectedShape) -> RequestCost:
         sums, flops = 8 * experts, shape.num_tokens * shape.layout.top_k * layers
         return RequestCost(sums * shape.resident_layers, sums * layers, flops)
     sums = 8 * experts * experts
-    flops = 2 * shape.num_tokens * sum(count * count for count in shape.layout.num_experts)
+    terms = shape.expert_parameters if request == "weight_gram" else shape.num_tokens
+    flops = 2 * terms * sum(count * count for count in shape.layout.num_experts)
     return RequestCost(sums * shape.resident_layers, sums * layers, flops)

@@ -11,6 +11,8 @@ from moe_compress.collection.accumulate import add_choices, add_requested, add_r
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.dense import DenseSample, Forward, lengths_of
 from moe_compress.collection.requests import ALWAYS, MAXIMA, ON_REQUEST, PER_CHOICE
+from moe_compress.collection.weight_gram import multiply_weights
+from moe_compress.errors import StatisticsError
 from moe_compress.types import (
     ExpertStatistics,
     FloatArray,
@@ -97,7 +99,7 @@ class RoutingSums:
         add_requested(sums, batch)
 
     def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
-        """Gather the dense sample's tokens of a batch, if there is such a sample.
+        """See what only the experts themselves can tell: the sample's tokens of a batch, and their weights.
 
         Args:
             row: the layer's position among those with routed experts.
@@ -107,11 +109,17 @@ class RoutingSums:
         """
         if self.sample is not None:
             self.sample.add(row, forward, inputs_TD, batch)
+        if "weight_gram" in self.requests and "weight_gram" not in self._rows[row]:
+            self._rows[row]["weight_gram"] = multiply_weights(forward, self.layout.num_experts[row])
 
-    def finish(self, row: int) -> None:
-        """Run the experts on the sample after a layer's last batch, while its weights are still there."""
+    def finish(self) -> None:
+        """Run the experts on the sample, of every layer gathered since the last call and still in memory.
+
+        To be called after the last batch of a layer, or of the whole model.
+        """
         if self.sample is not None:
-            self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
+            for row in self.sample.rows:
+                self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
 
     def _sums_of(self, row: int, device: torch.device) -> Sums:
         """Return what is accumulated for a layer, on the device its batches come from."""
@@ -167,8 +175,11 @@ class RoutingSums:
         """Return everything as one value.
 
         Raises:
-            StatisticsError: if an invariant of the sums is broken.
+            StatisticsError: if an invariant of the sums is broken, or what was asked for did not come.
         """
+        for row in range(len(self.layout.layers)):
+            self._sums_of(row, self._parts_N.device)
+        self._check_inspected(domain)
         parts = self._as_parts()
         named = {name: add_in_order(values) for name, values in parts.sums.items()} | self._requested_arrays()
         return ExpertStatistics(
@@ -181,8 +192,18 @@ class RoutingSums:
             parts=parts,
         )
 
+    def _check_inspected(self, domain: str) -> None:
+        """Check that every layer was inspected for what only its experts can tell."""
+        for name in {"embedding", "weight_gram"} & {*self.requests}:
+            missing = [layer for row, layer in enumerate(self.layout.layers) if name not in self._rows[row]]
+            if missing:
+                raise StatisticsError(
+                    f"'{name}' of domain '{domain}' was asked for, but layer {missing[0]} had no batch to take it "
+                    "from; give each process a batch of its own (collect.batch_size, collect.shard)"
+                )
+
     def _as_parts(self) -> StatisticsParts:
-        first = self._sums_of(0, self._parts_N.device)
+        first = self._rows[0]
         part_N, seen_N = assign_parts(self.num_demonstrations), first["seen"].cpu().numpy() > 0
         num_seen_P = np.bincount(part_N[seen_N], minlength=self.num_parts)
         num_tokens = tuple(int(tokens) for tokens in first["tokens"].tolist())
