@@ -73,7 +73,7 @@ def test_a_shard_that_is_a_folder(source):
     refuse(source, "is missing")
 
 
-@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}, []])
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}])
 def test_an_index_without_a_map(source, index):
     (source / INDEX).write_text(json.dumps(index))
     refuse(source, "has no 'weight_map'")

@@ -45,7 +45,8 @@ def plan_rewrite(
     groups = dict(iterate_layers(plan))
     jobs = [job for info in index.tensors.values() for job in _plan_tensor(info, index, tensor_map, groups)]
     config = with_value(index.config, tensor_map.count_keys, plan.new_layout.num_experts[0])
-    return CheckpointRewrite(index.folder, config, _plan_shards(jobs, max_shard_bytes), plan.digest)
+    shards = _plan_shards(jobs, max_shard_bytes)
+    return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps)
 
 
 def check_plan(tensor_map: TensorMap, plan: CompressionPlan, names: set[str]) -> None:
@@ -128,8 +129,9 @@ def _plan_tensor(
 def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob:
     """Return the job of a tensor with one slice per expert along an axis."""
     outer = prod(info.shape[: role.axis])
-    experts, rest = divmod(info.shape[role.axis], role.rows_per_expert)
-    slice_bytes, split = divmod(info.num_bytes, outer * experts)
+    # of a shape that has no such axis, or nothing along one, no slice can be taken
+    experts, rest = divmod(info.shape[role.axis], role.rows_per_expert) if role.axis < len(info.shape) else (0, 0)
+    slice_bytes, split = divmod(info.num_bytes, max(outer * experts, 1))
     last = max(member for group in groups for member in group.members)
     if rest or split or last >= experts:
         raise CheckpointError(
@@ -152,6 +154,11 @@ def _combine(info: TensorInfo, ranges: tuple[ByteRange, ...], weights: tuple[flo
     """Return one range as it is, several as their average."""
     if len(ranges) == 1:
         return ranges[0]
+    if len({part.num_bytes for part in ranges}) > 1:
+        raise CheckpointError(
+            f"tensor '{info.name}' would be averaged with others of its kind that have other sizes; "
+            "fetch the checkpoint again"
+        )
     if info.dtype not in AVERAGED_DTYPES:
         raise PlanError(
             f"tensor '{info.name}' is stored as {info.dtype}, and only {', '.join(AVERAGED_DTYPES)} can be "
