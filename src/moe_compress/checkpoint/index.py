@@ -112,8 +112,8 @@ def _list_shards(folder: Path) -> dict[str, set[str] | None]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"{folder / INDEX_FILE} puts tensor {tensor[:120]!r} in {shorten(file)}, which is no safetensors file; "
-                "fetch the checkpoint again"
+                f"{folder / INDEX_FILE} puts tensor {tensor[:120]!r} in {shorten(file)}, which is no safetensors "
+                "file; fetch the checkpoint again"
             )
         names = shards.setdefault(file, set())
         assert names is not None
