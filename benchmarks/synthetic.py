@@ -64,10 +64,16 @@ def lay_out(
 
 
 def plan_half(layout: MoELayout, seed: int = 0) -> CompressionPlan:
-    """Return a plan that keeps a random half of every layer's experts."""
+    """Return a plan that keeps a random half of every router group of every layer."""
     random = Random(seed)
-    groups = tuple(pruning_groups(random.sample(range(count), count // 2)) for count in layout.num_experts)
-    return CompressionPlan(layout, groups, "random")
+    groups = []
+    for count in layout.num_experts:
+        size = count // layout.num_groups
+        kept = [
+            start + number for start in range(0, count, size) for number in random.sample(range(size), size // 2)
+        ]
+        groups.append(pruning_groups(kept))
+    return CompressionPlan(layout, tuple(groups), "random")
 
 
 def qwen3_config(num_layers: int, num_experts: int = 64) -> dict[str, Any]:

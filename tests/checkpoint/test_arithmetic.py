@@ -29,7 +29,7 @@ def test_halfway_cases_round_to_even():
     assert average_bytes([to_bytes(high), to_bytes(next_high)], [0.5, 0.5], "BF16") == to_bytes(next_high)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 0.0])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 0.0, -0.0])
 def test_special_values_stay_what_they_are(value):
     part = to_bytes(torch.tensor([value], dtype=torch.bfloat16))
     got = np.frombuffer(average_bytes([part, part], [0.5, 0.5], "BF16"), "<u2").astype(np.uint32) << 16

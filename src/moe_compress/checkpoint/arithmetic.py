@@ -1,4 +1,4 @@
-"""Weighted averages of raw tensor bytes, in float32."""
+"""Weighted averages in float32, of raw tensor bytes and of decoded values."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,26 @@ def average_bytes(parts: Sequence[bytes], weights: Sequence[float], dtype: str) 
         weights: one per part.
         dtype: one of `AVERAGED_DTYPES`; sums are float32, then rounded to nearest even.
     """
-    total = np.zeros(len(_decode(parts[0], dtype)), dtype=np.float32)
-    for part, weight in zip(parts, weights, strict=True):
-        total += np.float32(weight) * _decode(part, dtype)
-    return _encode(total, dtype)
+    return encode_floats(average([decode_floats(part, dtype) for part in parts], weights), dtype)
 
 
-def _decode(part: bytes, dtype: str) -> NDArray[np.float32]:
+def average(parts: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32]:
+    """Return `sum_i weights_i * parts_i` in float32."""
+    total = np.float32(weights[0]) * parts[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total += np.float32(weight) * part
+    return total
+
+
+def decode_floats(part: bytes, dtype: str) -> NDArray[np.float32]:
+    """Return little-endian numbers of one of `AVERAGED_DTYPES` as float32, flat."""
     if dtype == "BF16":  # a bfloat16 is the upper half of a float32
         return (np.frombuffer(part, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(part, "<f2" if dtype == "F16" else "<f4").astype(np.float32)
 
 
-def _encode(values: NDArray[np.float32], dtype: str) -> bytes:
+def encode_floats(values: NDArray[np.float32], dtype: str) -> bytes:
+    """Return contiguous float32 values in one of `AVERAGED_DTYPES`, rounded to nearest even."""
     if dtype != "BF16":
         return values.astype("<f2" if dtype == "F16" else "<f4").tobytes()
     bits = values.view(np.uint32)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from moe_compress.checkpoint.jobs import ByteRange, Mean
+from moe_compress.checkpoint.jobs import ByteRange, Piece
 from moe_compress.errors import CheckpointError
 
 _BUFFER_BYTES = 8 << 20
@@ -91,9 +91,9 @@ def write_bytes(destination: int, content: bytes) -> None:
         view = view[os.write(destination, view) :]
 
 
-def join_ranges(pieces: Iterable[ByteRange | Mean]) -> Iterator[ByteRange | Mean]:
+def join_ranges(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Yield the pieces with neighbours that are one stretch of a source file joined, to copy it in one go."""
-    waiting: ByteRange | Mean | None = None
+    waiting: Piece | None = None
     for piece in pieces:
         if waiting is not None:
             joined = _join(waiting, piece)
@@ -105,9 +105,9 @@ def join_ranges(pieces: Iterable[ByteRange | Mean]) -> Iterator[ByteRange | Mean
         yield waiting
 
 
-def _join(first: ByteRange | Mean, second: ByteRange | Mean) -> ByteRange | None:
+def _join(first: Piece, second: Piece) -> ByteRange | None:
     """Return two ranges as one if they touch."""
-    if isinstance(first, Mean) or isinstance(second, Mean) or first.file != second.file:
+    if not isinstance(first, ByteRange) or not isinstance(second, ByteRange) or first.file != second.file:
         return None
     if first.start + first.num_bytes != second.start:
         return None

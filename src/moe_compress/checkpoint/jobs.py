@@ -1,4 +1,4 @@
-"""What a rewrite will write, to the byte: ranges to copy, ranges to average, the files they end up in."""
+"""What a rewrite will write, to the byte: ranges to copy, average or decode, the files they end up in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from moe_compress.checkpoint.dequantise import MatrixCode
 from moe_compress.checkpoint.files import SINGLE_FILE, Stamp
 from moe_compress.checkpoint.header import write_header
 from moe_compress.types import TensorInfo
@@ -34,13 +35,39 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class CodedMatrix:
+    """A quantised matrix as it lies in source files."""
+
+    code: MatrixCode
+    codes: ByteRange
+    scales: ByteRange
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Quantised source matrices of one shape, decoded and averaged in float32, then rounded to BF16 once."""
+
+    matrices: tuple[CodedMatrix, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the average."""
+        rows, columns = self.matrices[0].code.shape
+        return 2 * rows * columns
+
+
+Piece = ByteRange | Mean | Decoded
+
+
+@dataclass(frozen=True)
 class TensorJob:
     """One tensor to write: its pieces one after the other."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    pieces: tuple[ByteRange | Mean, ...]
+    pieces: tuple[Piece, ...]
 
     @cached_property
     def num_bytes(self) -> int:

@@ -127,7 +127,7 @@ def _compare(source: Path, path: Path, batch: list[Placed]) -> None:
                 start = placed.start
                 for block in compute_blocks(placed.piece, placed.dtype, sources.descriptor):
                     if read_bytes(written.fileno(), start, len(block), path.name) != block:
-                        _refuse(path.name, start, "the average that was computed")
+                        _refuse(path.name, start, "what was computed for it")
                     start += len(block)
 
 

@@ -2,14 +2,25 @@
 
 from collections.abc import Iterator, Mapping
 from math import isfinite, prod
-from typing import Any
+from typing import Any, Literal
 
 from moe_compress.checkpoint.arithmetic import AVERAGED_DTYPES
+from moe_compress.checkpoint.decoding import check_quantised, plan_decoded
 from moe_compress.checkpoint.header import DTYPE_BITS
 from moe_compress.checkpoint.index import CheckpointIndex
-from moe_compress.checkpoint.jobs import ByteRange, CheckpointRewrite, Mean, ShardPlan, TensorJob, name_shard
+from moe_compress.checkpoint.jobs import (
+    ByteRange,
+    CheckpointRewrite,
+    Mean,
+    Piece,
+    ShardPlan,
+    TensorJob,
+    name_shard,
+)
 from moe_compress.errors import CheckpointError, PlanError
 from moe_compress.families.config_keys import with_value
+from moe_compress.families.module_lists import update_module_lists
+from moe_compress.families.quantised import without_settings
 from moe_compress.types import (
     CompressionPlan,
     ExpertGroup,
@@ -28,6 +39,8 @@ def plan_rewrite(
     plan: CompressionPlan,
     *,
     max_shard_bytes: int = 5_000_000_000,
+    weights: Literal["keep", "bfloat16"] = "keep",
+    mtp: Literal["prune", "drop"] = "prune",
 ) -> CheckpointRewrite:
     """Return what to write so that the checkpoint has the plan's experts; reads and writes nothing.
 
@@ -36,15 +49,28 @@ def plan_rewrite(
         tensor_map: what each of its tensors is.
         plan: which old experts make up each new one; single members are copied, several averaged in float32.
         max_shard_bytes: tensor bytes per file; one tensor larger than this gets a file of its own.
+        weights: `keep` the bytes of quantised weights, or write each of them decoded as BF16, which merging them
+            needs; what is not quantised, such as float32 correction biases, stays as it is either way.
+        mtp: `prune` layers for multi-token prediction like the last MoE layer, or `drop` them.
 
     Raises:
         PlanError: if plan and checkpoint do not belong together, or an engine would misread the outcome.
         CheckpointError: if a tensor's shape contradicts its role.
     """
     check_plan(tensor_map, plan, set(index.tensors))
+    check_quantised(tensor_map, plan, is_decoded=weights == "bfloat16")
+    _check_mtp(tensor_map, plan, mtp)
     groups = dict(iterate_layers(plan))
-    jobs = [job for info in index.tensors.values() for job in _plan_tensor(info, index, tensor_map, groups)]
+    decoded = tensor_map.parts if weights == "bfloat16" else {}
+    dropped = tensor_map.mtp_tensors if mtp == "drop" else frozenset()
+    jobs: list[TensorJob] = []
+    for name, info in index.tensors.items():
+        if name not in dropped:
+            plan_one = plan_decoded if name in decoded else _plan_tensor
+            jobs.extend(plan_one(info, index, tensor_map, groups))
     config = with_value(index.config, tensor_map.count_keys, plan.new_layout.num_experts[0])
+    config = with_value(config, tensor_map.mtp_keys if mtp == "drop" else (), 0)
+    config = without_settings(config) if decoded else update_module_lists(config, tensor_map, groups, dropped)
     shards = _plan_shards(jobs, max_shard_bytes)
     return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps)
 
@@ -74,6 +100,14 @@ def check_plan(tensor_map: TensorMap, plan: CompressionPlan, names: set[str]) ->
     for layer, groups in iterate_layers(plan):
         _check_weights(layer, groups)
         _check_router_groups(layer, groups, plan)
+
+
+def _check_mtp(tensor_map: TensorMap, plan: CompressionPlan, mtp: str) -> None:
+    if tensor_map.mtp_problem and mtp == "prune" and plan.new_layout != plan.layout:
+        raise PlanError(
+            f"the multi-token-prediction layers cannot be pruned like the last layer ({tensor_map.mtp_problem}), "
+            "and engines build them with the model's number of experts; set rewrite.mtp to drop"
+        )
 
 
 def _check_weights(layer: int, groups: _Groups) -> None:
@@ -122,6 +156,11 @@ def _plan_tensor(
     for new, group in enumerate(groups[role.layer]):
         if group.members[0] == role.expert:
             members = [index.tensors[tensor_map.rename(info.name, member)] for member in group.members]
+            if odd := next((m for m in members if (m.dtype, m.shape) != (info.dtype, info.shape)), None):
+                raise PlanError(
+                    f"'{info.name}' ({info.dtype} {list(info.shape)}) would be averaged with '{odd.name}' "
+                    f"({odd.dtype} {list(odd.shape)}), which is stored differently; use a method that prunes"
+                )
             piece = _combine(info, tuple(map(_whole, members)), group.weights)
             yield TensorJob(tensor_map.rename(info.name, new), info.dtype, info.shape, (piece,))
 
@@ -138,7 +177,7 @@ def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob
             f"tensor '{info.name}' of shape {list(info.shape)} does not hold {role.rows_per_expert} rows for "
             f"each expert up to {last} along axis {role.axis}; its role is not understood"
         )
-    pieces: list[ByteRange | Mean] = []
+    pieces: list[Piece] = []
     for block in range(outer):
         for group in groups:
             starts = [info.start + (block * experts + member) * slice_bytes for member in group.members]
@@ -154,11 +193,6 @@ def _combine(info: TensorInfo, ranges: tuple[ByteRange, ...], weights: tuple[flo
     """Return one range as it is, several as their average."""
     if len(ranges) == 1:
         return ranges[0]
-    if len({part.num_bytes for part in ranges}) > 1:
-        raise CheckpointError(
-            f"tensor '{info.name}' would be averaged with others of its kind that have other sizes; "
-            "fetch the checkpoint again"
-        )
     if info.dtype not in AVERAGED_DTYPES:
         raise PlanError(
             f"tensor '{info.name}' is stored as {info.dtype}, and only {', '.join(AVERAGED_DTYPES)} can be "

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from moe_compress.checkpoint.copying import copy_bytes, write_bytes
 from moe_compress.checkpoint.files import CONFIG, INDEX_FILE, SourceFiles, list_companions, resolve_file
 from moe_compress.checkpoint.index import read_tensors
-from moe_compress.checkpoint.jobs import CheckpointRewrite, Mean, ShardPlan
+from moe_compress.checkpoint.jobs import ByteRange, CheckpointRewrite, ShardPlan
 from moe_compress.checkpoint.pieces import compute_blocks, place_pieces
 from moe_compress.checkpoint.proof import Proof
 from moe_compress.errors import CheckpointError
@@ -156,11 +156,11 @@ def _write_shard(source: Path, shard: ShardPlan, path: Path) -> Iterator[int]:
         yield len(shard.header)
         for placed in place_pieces(shard):
             piece = placed.piece
-            if isinstance(piece, Mean):
+            if isinstance(piece, ByteRange):
+                copy_bytes(sources.descriptor(piece.file), piece.start, piece.num_bytes, destination, piece.file)
+            else:
                 for block in compute_blocks(piece, placed.dtype, sources.descriptor):
                     write_bytes(destination, block)
-            else:
-                copy_bytes(sources.descriptor(piece.file), piece.start, piece.num_bytes, destination, piece.file)
             yield piece.num_bytes
 
 

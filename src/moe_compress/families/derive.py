@@ -21,6 +21,8 @@ from moe_compress.families.conversion import (
     report_loading,
     shapes_in_memory,
 )
+from moe_compress.families.mtp import extend_to_mtp
+from moe_compress.families.quantised import extend_to_parts, view_plain
 from moe_compress.families.verify import name_some
 from moe_compress.types import MoELayout, TensorMap, TensorRole
 
@@ -63,23 +65,26 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
         tensors: tensor name on disk -> shape.
 
     Raises:
-        UnsupportedModelError: if transformers does not know the architecture, it has no routed experts, or a
-            tensor cannot be told apart.
+        UnsupportedModelError: if transformers does not know the architecture, it has no routed experts, a tensor
+            cannot be told apart, or the quantisation is not understood.
     """
+    view = view_plain(config, tensors)
+    return extend_to_parts(_derive_plain(view.config, view.shapes), view, tensors)
+
+
+def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
+    """Return the map of a checkpoint that is not quantised."""
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
     report = report_loading(config, tensors)
     _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")
-    _refuse_unknown(
-        tuple(name for name in report.ignored if "expert" in name),
-        "hold experts of a layer that transformers does not load (multi-token prediction)",
-    )
     model = build_meta_model(config)
     in_memory = shapes_in_memory(model)
+    sources = locate_sources(model, tensors)
     count = _find_count(config, in_memory)
     layers = _layers_of(count.growth)
     roles: dict[str, TensorRole] = {}
     spans: dict[str, tuple[int, int]] = {}
-    for source, names in _group_by_source(locate_sources(model, tensors)).items():
+    for source, names in _group_by_source(sources).items():
         growth = count.growth.get(source.target)
         if growth is None:
             roles.update(dict.fromkeys(names, TensorRole("untouched")))
@@ -96,7 +101,10 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
             spans.update(found)
             for name, (start, end) in found.items():
                 roles[name] = TensorRole("expert", layers[source.target], expert=int(name[start:end]))
-    return TensorMap(_layout_of(config, count, layers), roles, count.keys, spans)
+    tensor_map = TensorMap(_layout_of(config, count, layers), roles, count.keys, spans)
+    ignored = frozenset(report.ignored)
+    passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
+    return extend_to_mtp(tensor_map, config, tensors, passed_over)
 
 
 def _group_by_source(sources: Mapping[str, Source]) -> dict[Source, list[str]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from moe_compress.errors import CheckpointError
 from moe_compress.families.conversion import report_loading
+from moe_compress.families.quantised import view_plain
 
 
 def verify_checkpoint(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -> None:
@@ -15,10 +16,11 @@ def verify_checkpoint(config: Mapping[str, Any], tensors: Mapping[str, tuple[int
         tensors: tensor name on disk -> shape.
 
     Raises:
-        UnsupportedModelError: if transformers cannot build the model.
+        UnsupportedModelError: if transformers cannot build the model, or scales do not fit their weights.
         CheckpointError: if a tensor is missing, unexpected or has another shape than the model needs.
     """
-    report = report_loading(config, tensors)
+    view = view_plain(config, tensors)
+    report = report_loading(view.config, view.shapes)
     problems = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
     found = [f"{len(names)} {kind} ({name_some(names)})" for kind, names in problems.items() if names]
     if found:

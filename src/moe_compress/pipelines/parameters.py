@@ -70,6 +70,8 @@ class RewriteParameters(Parameters):
 
     layout: Literal["uniform"] = "uniform"
     max_shard_bytes: int = Field(5_000_000_000, ge=1_000_000)
+    weights: Literal["keep", "bfloat16"] = Field("keep", description="what becomes of quantised weights")
+    mtp: Literal["prune", "drop"] = Field("prune", description="what becomes of layers for multi-token prediction")
 
 
 class EvaluateParameters(Parameters):

@@ -29,7 +29,8 @@ def plan_rewrite(
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
     check_routers(index, tensor_map)
-    rewrite = plan_from_names(index, tensor_map, plan, max_shard_bytes=parameters.max_shard_bytes)
+    options = parameters.model_dump(include={"max_shard_bytes", "weights", "mtp"})
+    rewrite = plan_from_names(index, tensor_map, plan, **options)
     # What stock transformers would make of the files is known from their names and shapes alone.
     verify_checkpoint(rewrite.config, rewrite.shapes)
     return rewrite

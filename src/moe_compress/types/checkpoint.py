@@ -83,8 +83,11 @@ class TensorMap:
         group_keys: dotted paths that hold the number of router groups and of groups a token may use; empty when
             the router has none.
         encodings: name the weight would have unquantised -> how it is stored; empty for a plain checkpoint.
+        parts: tensor of a quantised weight (codes, scales, input scales, ...) -> the name the weight would have
+            unquantised; a weight with parts but no encoding can be pruned by bytes and not decoded.
         mtp_tensors: tensors of multi-token-prediction layers; those with experts follow the last layer's plan.
         mtp_keys: dotted paths that hold the number of those layers.
+        mtp_problem: why those layers cannot be pruned and can only be dropped; None when they can.
     """
 
     layout: MoELayout
@@ -93,8 +96,10 @@ class TensorMap:
     expert_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     group_keys: tuple[str, ...] = ()
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
     mtp_tensors: frozenset[str] = frozenset()
     mtp_keys: tuple[str, ...] = ()
+    mtp_problem: str | None = None
 
     def rename(self, name: str, expert: int) -> str:
         """Return an expert tensor's name with its expert index replaced."""
