@@ -1,13 +1,14 @@
 """How long planning a DeepSeek-V3 takes, how much memory, and whether the planned sizes are right to the byte.
 
-The checkpoint has the names, shapes and files of the original, 91 thousand tensors in 163 files, with holes in place
-of 688 GB of numbers. Its plan halves the experts. Times are of a fresh process, imports left out.
+The checkpoint has the names, shapes and files of the original, 91 thousand tensors in 163 files, with holes in
+place of 688 GB of numbers. The plan halves the experts. Times are of a fresh process, imports left out.
 """
 
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _plan(folder: Path) -> tuple[dict[str, float], CheckpointRewrite]:
     mark("plan the bytes")
     verify_checkpoint(rewrite.config, rewrite.shapes)
     mark("ask transformers about the outcome")
-    seconds = {step: end - start for (_, start), (step, end) in zip(moments, moments[1:], strict=False)}
+    seconds = {step: end - start for (_, start), (step, end) in pairwise(moments)}
     return seconds, rewrite
 
 
