@@ -17,7 +17,7 @@ _RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "reg
 Stamp = tuple[int, int, int]
 """What changes when a file is replaced or written: inode, size, modification time in nanoseconds."""
 
-_MAX_NAME = 255  # bytes, what file systems allow
+_MAX_NAME = 255  # bytes, as file systems have it
 _MAX_OPEN = 64  # of the files a process may have open at once
 
 
@@ -29,7 +29,8 @@ def resolve_file(folder: Path, name: str) -> Path:
     Raises:
         CheckpointError: if the name leaves the folder, the file is missing, or a link leads elsewhere.
     """
-    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0") or len(os.fsencode(name)) > _MAX_NAME:
+    is_plain = name.isprintable() and not {"/", "\\"} & set(name) and name not in ("", ".", "..")
+    if not is_plain or len(name.encode()) > _MAX_NAME:
         raise CheckpointError(
             f"{folder} names a file {name[:_MAX_NAME]!r}, which is not a plain name inside the folder; "
             "do not use this checkpoint"

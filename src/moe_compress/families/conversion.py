@@ -30,6 +30,8 @@ from moe_compress.errors import UnsupportedModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_MAX_LAYERS = 1000  # the deepest models have a hundred or two
+
 
 @dataclass(frozen=True)
 class Source:
@@ -56,17 +58,33 @@ def build_config(config: Mapping[str, Any]) -> Any:
         UnsupportedModelError: if transformers does not know the model type or refuses a value.
     """
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UnsupportedModelError(
             f"config.json has model_type {model_type!r}, which transformers {transformers.__version__} does "
             "not know; use a checkpoint of an architecture it supports"
         )
+    _refuse_endless(config)
     try:
         return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config)))
     except Exception as error:  # validators raise many kinds
         raise UnsupportedModelError(
             f"transformers refuses this '{model_type}' config.json ({_first_line(error)}); correct it"
         ) from error
+
+
+def _refuse_endless(config: Mapping[str, Any]) -> None:
+    """Refuse a config whose model would take forever to build, even without weights.
+
+    Raises:
+        UnsupportedModelError: naming the number.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _refuse_endless(value)
+        elif "layers" in key and isinstance(value, int | float) and value > _MAX_LAYERS:
+            raise UnsupportedModelError(
+                f"config.json has more than {_MAX_LAYERS} {key[:80]!r}, and no model is that deep; correct it"
+            )
 
 
 def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -89,8 +107,8 @@ def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
 
 def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], PreTrainedModel]:
     """Return how to build the class that `architectures` names, or else the model type's language model."""
-    names = config.get("architectures") or [""]
-    named: Any = getattr(transformers, str(names[0]), None)
+    names = config.get("architectures")
+    named: Any = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
     fits = getattr(named, "config_class", None) is type(built)
     factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else AutoModelForCausalLM.from_config
     return factory
