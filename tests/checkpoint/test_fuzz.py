@@ -5,6 +5,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 import signal
@@ -125,6 +126,8 @@ def change_shard(content, random):
         return head + content[8 + length :]
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
+    if random.random() < 0.3:
+        return restate(header, random)
     for _ in range(random.choice((1, 1, 2))):
         header = change_json(header, random)
     if random.random() < 0.3 and len(header) > 1:  # two tensors trade shapes or places, which may still be whole
@@ -132,6 +135,24 @@ def change_shard(content, random):
         header[first], header[second] = header[second], header[first]
     text = as_text(header, random)
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def restate(header, random):
+    """Return a file whose every claim is true, with tensors of other shapes and dtypes than a reader expects."""
+    header.pop("__metadata__")
+    widths = {"F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F64": 8}
+    for name in random.sample(sorted(header), random.choice((1, 1, 2))):
+        shape = [size for size in header[name]["shape"] if random.random() < 0.8]
+        random.shuffle(shape)
+        shape += random.choice(([], [], [1], [0], [2, 2], [1] * 64))
+        header[name] |= {"dtype": random.choice(sorted(widths)), "shape": shape}
+    end = 0
+    for entry in header.values():
+        num_bytes = math.prod(entry["shape"]) * widths[entry["dtype"]]
+        entry["data_offsets"] = [end, end + num_bytes]
+        end += num_bytes
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + random.randbytes(end)
 
 
 def change_text(content, random):
