@@ -10,7 +10,9 @@ import os
 import shutil
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
 from benchmarks.synthetic import lay_out, plan_half, qwen3_config, qwen3_tensors
@@ -174,6 +176,12 @@ def time_limit(case):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def put(path, content):
+    """Make a file new: to cut an old one short and close it makes some file systems wait for the disk."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def list_tree(folder):
     return sorted(
         (entry.path, entry.stat(follow_symlinks=False).st_size)
@@ -184,10 +192,12 @@ def list_tree(folder):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with nothing but sources and what a rewrite makes; flushing to disk is left out to be quick."""
+    """A folder with nothing but sources and what a rewrite makes, in memory where it can be, and never flushed."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    (tmp_path / "outside.safetensors").write_bytes(b"secret")
-    return tmp_path
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as name:
+        (Path(name) / "outside.safetensors").write_bytes(b"secret")
+        yield Path(name)
 
 
 def survive(case, root, source, rewrite_all):
@@ -217,7 +227,7 @@ def test_headers_and_indices(place):
         random = Random(case)
         name = random.choice((FIRST, FIRST, SECOND, INDEX))
         change = change_text if name == INDEX else change_shard
-        (source / name).write_bytes(change(originals[name], random))
+        put(source / name, change(originals[name], random))
 
         def rewrite_all(source, new, plan=PLANS[case % 2]):
             index = read_index(source)
@@ -227,7 +237,7 @@ def test_headers_and_indices(place):
             write_checkpoint(planned, new)
 
         accepted += survive(case, place, source, rewrite_all)
-        (source / name).write_bytes(originals[name])
+        put(source / name, originals[name])
     assert accepted > NUM_CASES // 100  # the mutations reach the writer too
 
 
@@ -247,7 +257,7 @@ def test_configs(place):
     content = (source / "config.json").read_bytes()
     accepted = 0
     for case in range(NUM_CONFIGS):
-        (source / "config.json").write_bytes(change_text(content, Random(case)))
+        put(source / "config.json", change_text(content, Random(case)))
 
         def rewrite_all(source, new):
             index = read_index(source)

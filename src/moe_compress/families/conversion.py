@@ -141,7 +141,8 @@ def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
         UnsupportedModelError: if transformers cannot build the model.
     """
     model = build_meta_model(config)
-    loading = LoadStateDictConfig(weight_mapping=get_model_conversion_mapping(model), device_map={"": "meta"})
+    mapping = [_make_cheap_to_copy(entry) for entry in get_model_conversion_mapping(model)]
+    loading = LoadStateDictConfig(weight_mapping=mapping, device_map={"": "meta"})
     state = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
     with _quiet():
         info, _ = convert_and_load_state_dict_in_model(model, state, loading)
@@ -155,6 +156,24 @@ def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
         mismatched=tuple(sorted([*wrong, *info.conversion_errors])),
         ignored=tuple(sorted(before - info.unexpected_keys)),
     )
+
+
+class _CheapConverter(WeightConverter):  # type: ignore[misc]
+    """A converter that shares its patterns with its copies: the loader copies one for every tensor it reads."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightConverter:
+        made: WeightConverter = copy.copy(self)
+        made.collected_tensors = copy.copy(self.collected_tensors)
+        made.layer_targets = copy.copy(self.layer_targets)
+        return made
+
+
+def _make_cheap_to_copy(entry: Any) -> Any:
+    if type(entry) is WeightConverter:
+        entry.__class__ = _CheapConverter
+    return entry
 
 
 @contextmanager
