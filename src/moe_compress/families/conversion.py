@@ -81,9 +81,9 @@ def _refuse_endless(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if isinstance(value, Mapping):
             _refuse_endless(value)
-        elif "layers" in key and isinstance(value, int | float) and value > _MAX_LAYERS:
+        elif "layers" in str(key) and isinstance(value, int | float) and value > _MAX_LAYERS:
             raise UnsupportedModelError(
-                f"config.json has more than {_MAX_LAYERS} {key[:80]!r}, and no model is that deep; correct it"
+                f"config.json has more than {_MAX_LAYERS} {str(key)[:80]!r}, and no model is that deep; correct it"
             )
 
 
