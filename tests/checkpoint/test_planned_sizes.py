@@ -1,4 +1,4 @@
-"""Every planned name, dtype, shape and size of a DeepSeek-V3 is what the shapes of one with half the experts say."""
+"""Planned names, dtypes, shapes and sizes of a DeepSeek-V3 are what the shapes of one with half the experts say."""
 
 from benchmarks.plan import find_wrong_size
 from benchmarks.synthetic import deepseek_config, deepseek_tensors, lay_out, plan_half
