@@ -9,7 +9,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup run test check results clean
+.PHONY: setup run test check benchmarks results clean
 
 setup: $(BIN)/.installed
 
@@ -27,10 +27,14 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+benchmarks: setup
+	$(BIN)/python -m benchmarks.rewrite
+	$(BIN)/python -m benchmarks.plan
 
 results: setup
 	$(BIN)/kedro run --pipelines=results

@@ -1,9 +1,11 @@
 """Links are followed as the hub's cache lays them, and nowhere else."""
 
+import os
+
 import pytest
 from tests.checkpoint.conftest import make_tensors
 
-from moe_compress.checkpoint.files import list_companions, resolve_file
+from moe_compress.checkpoint.files import SourceFiles, list_companions, resolve_file, stamp_file
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import CheckpointError
 
@@ -45,7 +47,7 @@ def test_a_cache_link_into_another_repository_is_refused(source, tmp_path):
         read_index(snapshot)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "\ud800", "é" * 128])
 def test_names_that_are_no_plain_names(source, name):
     with pytest.raises(CheckpointError, match="not a plain name"):
         resolve_file(source, name)
@@ -60,3 +62,44 @@ def test_a_companion_that_links_out_is_refused(source, tmp_path):
     (source / "vocab.txt").symlink_to(tmp_path / "secret")
     with pytest.raises(CheckpointError, match="secret"):
         list_companions(source)
+
+
+def test_a_link_to_itself_is_refused(source):
+    (source / "config.json").unlink()
+    (source / "config.json").symlink_to("config.json")
+    with pytest.raises(CheckpointError, match="is a link to"):
+        resolve_file(source, "config.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_opened(source):
+    os.mkfifo(source / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is missing"):
+        resolve_file(source, "model.safetensors")
+
+
+def test_many_files_are_open_a_few_at_a_time(tmp_path):
+    for number in range(300):
+        (tmp_path / str(number)).write_bytes(bytes([number % 256]))
+    before = len(os.listdir("/proc/self/fd"))
+    with SourceFiles(tmp_path) as files:
+        for number in [*range(300), *range(300)]:
+            assert os.pread(files.descriptor(str(number)), 2, 0) == bytes([number % 256])
+            assert len(os.listdir("/proc/self/fd")) < before + 70
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stamp_tells_a_change(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    stamps = [stamp_file(path)]
+    os.utime(path, ns=(1, 1))
+    stamps.append(stamp_file(path))
+    (tmp_path / "other").write_bytes(b"one")
+    os.utime(tmp_path / "other", ns=(1, 1))
+    os.replace(tmp_path / "other", path)
+    stamps.append(stamp_file(path))
+    path.write_bytes(b"more")
+    os.utime(path, ns=(1, 1))
+    stamps.append(stamp_file(path))
+    assert len(set(stamps)) == 4

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from tests.checkpoint.conftest import make_tensors, save
 
-from moe_compress.checkpoint.header import DTYPE_BITS, read_header, write_header
+from moe_compress.checkpoint.header import DTYPE_BITS, read_header, read_json, write_header
 from moe_compress.errors import CheckpointError
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -137,7 +137,63 @@ def test_an_entry_that_describes_no_tensor(tmp_path, entry):
         {"shape": 2},
         {"data_offsets": [0]},
         {"data_offsets": "08"},
+        {"shape": [1 << 70, 0]},
+        {"shape": [1] * 65},
+        {"shape": [-1, -2]},
+        {"data_offsets": [0, True]},
     ],
 )
 def test_sizes_that_are_no_sizes(tmp_path, changes):
     refuse(write(tmp_path, {"a": ENTRY | changes}), "which are not sizes")
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "a\x1b[2Jb", "a\u2028b", "a\x85b", "x" * 513])
+def test_a_name_no_tensor_has(tmp_path, name):
+    path = write(tmp_path, {name: ENTRY})
+    with pytest.raises(CheckpointError, match="a name has 1 to 512 printable characters") as caught:
+        read_header(path, path.name)
+    assert str(caught.value).isprintable()
+
+
+def test_half_a_character(tmp_path):
+    refuse(write(tmp_path, b'{"a\\ud800": ' + json.dumps(ENTRY).encode() + b"}"), "surrogates not allowed")
+    whole = b'{"\\ud83d\\ude00": ' + json.dumps(ENTRY).encode() + b"}"
+    assert read_header(write(tmp_path, whole), "x").keys() == {"\N{GRINNING FACE}"}
+
+
+@pytest.mark.parametrize("metadata", [[], None, "pt", {"format": 1}, {"format": {"a": "b"}}])
+def test_metadata_that_maps_no_strings(tmp_path, metadata):
+    refuse(write(tmp_path, {"a": ENTRY, "__metadata__": metadata}), "which maps no strings to strings")
+
+
+def test_offsets_that_run_backwards(tmp_path):
+    refuse(write(tmp_path, {"a": ENTRY | {"data_offsets": [8, 0]}}), r"is F32 \[2\] but has -8 bytes")
+
+
+def test_offsets_behind_the_end(tmp_path):
+    refuse(write(tmp_path, {"a": ENTRY | {"data_offsets": [1 << 40, (1 << 40) + 8]}}), "starts at byte 10995116")
+
+
+def test_a_number_too_long_to_read(tmp_path):
+    text = json.dumps({"a": ENTRY}).replace("8]", "8" * 5000 + "]").encode()
+    refuse(write(tmp_path, text), "is not valid JSON")
+
+
+def test_an_entry_nested_deep_is_told_briefly(tmp_path):
+    text = b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}"
+    refuse(write(tmp_path, text), r"is described by \[+\.\.\.\]+, which")
+
+
+def test_a_header_over_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", 100_000_001))
+        stream.truncate(200_000_000)  # sparse
+    refuse(path, "claims a header of 100000001")
+
+
+def test_a_json_file_over_the_limit_is_not_read(tmp_path):
+    with (tmp_path / "x.json").open("wb") as stream:
+        stream.truncate(100_000_001)
+    with pytest.raises(CheckpointError, match="is larger than 100000000 bytes"):
+        read_json(tmp_path / "x.json")

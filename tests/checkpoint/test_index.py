@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from tests.checkpoint.conftest import make_tensors, save
 
 from moe_compress.checkpoint.header import write_header
@@ -73,7 +74,7 @@ def test_a_shard_that_is_a_folder(source):
     refuse(source, "is missing")
 
 
-@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}, []])
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}])
 def test_an_index_without_a_map(source, index):
     (source / INDEX).write_text(json.dumps(index))
     refuse(source, "has no 'weight_map'")
@@ -86,6 +87,29 @@ def test_an_index_that_leaves_the_folder(source, file):
     (source.parent / "x.safetensors").write_bytes(b"secret")
     change_index(source, lambda places: places.update({"embed.weight": file}))
     refuse(source, "not a plain name inside the folder")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0b", "x" * 300])
+def test_an_index_that_names_what_is_no_file(source, name):
+    change_index(source, lambda places: places.update({"embed.weight": f"{name}.safetensors"}))
+    refuse(source, "not a plain name inside the folder")
+
+
+def test_a_tensor_in_two_shards(source):
+    first, second = sorted(source.glob("*.safetensors"))
+    tensors = load_file(first)
+    save_file(tensors | load_file(second), second)
+    refuse(source, "disagree about .* tensors, first")
+
+
+def test_a_config_nested_deep(source):
+    (source / "config.json").write_text('{"a": ' + "[" * 40 + "]" * 40 + "}")
+    refuse(source, "nests values more than 32 levels deep")
+
+
+def test_half_a_character_in_the_config(source):
+    (source / "config.json").write_text(r'{"name": "\ud800"}')
+    refuse(source, "is not valid JSON")
 
 
 @pytest.mark.parametrize("file", [7, None, "config.json"])

@@ -1,5 +1,6 @@
 """A checkpoint appears whole or not at all, and holds what was planned."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from tests.checkpoint.conftest import LAYERS, make_map, make_plan, make_tensors
 from moe_compress.checkpoint import copying
 from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
-from moe_compress.checkpoint.stream import write_checkpoint
+from moe_compress.checkpoint.stream import _lock, write_checkpoint
 from moe_compress.errors import CheckpointError
 from moe_compress.types import ExpertGroup
 
@@ -154,7 +157,7 @@ def test_headers_that_are_not_the_planned_ones_are_not_published(source, tmp_pat
             content = file.read_bytes()
             file.write_bytes(content.replace(b"embed.weight", b"embed.height"))
 
-    with pytest.raises(CheckpointError, match="does not hold the planned tensors"):
+    with pytest.raises(CheckpointError, match="differs from the planned header"):
         write_checkpoint(rewrite, tmp_path / "new", damage)
     assert {file.name for file in tmp_path.iterdir()} == {"source"}
 
@@ -165,6 +168,59 @@ def test_two_runs_do_not_write_the_same_destination(source, tmp_path):
         with pytest.raises(CheckpointError, match="is being written by another run"):
             write_checkpoint(planned(source, 0), tmp_path / "new")
     write_checkpoint(planned(source, 0), tmp_path / "new")
+
+
+def test_a_lock_on_a_file_that_is_gone_keeps_nobody_out_and_is_not_held(source, tmp_path, monkeypatch):
+    path = tmp_path / ".new.lock"
+    real = fcntl.flock
+    inodes = []
+
+    def flock(stream, how):
+        inodes.append(os.fstat(stream.fileno()).st_ino)
+        if len(inodes) == 1:  # the run that held this file ends now, and another makes its own
+            path.rename(tmp_path / "gone")
+            path.touch()
+        if len(inodes) == 2:  # and once more, with nobody after it
+            path.unlink()
+        real(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with _lock(tmp_path / "new"):
+        assert inodes[-1] == path.stat().st_ino
+        assert len(inodes) == 3
+        with pytest.raises(CheckpointError, match="is being written by another run"), _lock(tmp_path / "new"):
+            pass
+    assert not path.exists()
+
+
+def test_two_threads_never_hold_the_same_lock(tmp_path):
+    holders, most = [], []
+
+    def take(number):
+        for _ in range(300):
+            try:
+                with _lock(tmp_path / "new"):
+                    holders.append(number)
+                    most.append(len(holders))
+                    time.sleep(0)
+                    holders.remove(number)
+            except CheckpointError:
+                continue
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+
+
+def test_what_the_operating_system_refuses_is_one_sentence(source, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refuse(planned(source, 0), tmp_path / "new", r"new cannot be written \(.*No space left on device\)")
 
 
 KILLED = """

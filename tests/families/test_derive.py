@@ -240,3 +240,15 @@ def test_two_stacks_of_denoising_layers_are_refused():
     text = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8, "enable_moe_block": True}
     config = CONFIG_MAPPING["diffusion_gemma"](text_config=text).to_dict() | names
     refuse(config, shapes_in_memory(build_meta_model(config)), "more than one stack of layers")
+
+
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"vision_config": {"num_layers": 1e300}}])
+def test_a_model_that_would_take_forever_to_build(config):
+    with pytest.raises(UnsupportedModelError, match=r"more than 1000 'num_.*layers', and no model is that deep"):
+        derive_tensor_map({"model_type": "qwen3_moe"} | config, {})
+
+
+@pytest.mark.parametrize("model_type", [["qwen3_moe"], 7, None])
+def test_a_model_type_that_is_no_name(model_type):
+    with pytest.raises(UnsupportedModelError, match="does not know"):
+        derive_tensor_map({"model_type": model_type}, {})

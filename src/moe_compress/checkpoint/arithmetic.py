@@ -21,6 +21,7 @@ def average_bytes(parts: Sequence[bytes], weights: Sequence[float], dtype: str) 
     return encode_floats(average([decode_floats(part, dtype) for part in parts], weights), dtype)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is no number stays none, silently, as in torch
 def average(parts: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32]:
     """Return `sum_i weights_i * parts_i` in float32."""
     total = np.float32(weights[0]) * parts[0]
@@ -36,6 +37,7 @@ def decode_floats(part: bytes, dtype: str) -> NDArray[np.float32]:
     return np.frombuffer(part, "<f2" if dtype == "F16" else "<f4").astype(np.float32)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def encode_floats(values: NDArray[np.float32], dtype: str) -> bytes:
     """Return contiguous float32 values in one of `AVERAGED_DTYPES`, rounded to nearest even."""
     if dtype != "BF16":

@@ -1,7 +1,7 @@
 """Move bytes from file to file without holding them: in the kernel if it can, else through a small buffer."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from moe_compress.checkpoint.jobs import ByteRange, Piece
 from moe_compress.errors import CheckpointError
@@ -33,23 +33,55 @@ def copy_bytes(source: int, start: int, num_bytes: int, destination: int, name: 
         start += copied
 
 
+def _copy_in_kernel(source: int, start: int, num_bytes: int, destination: int) -> int:
+    """Return how many bytes the kernel copied, 0 if it cannot.
+
+    `copy_file_range` refuses two kinds of file system; Linux's `sendfile` goes between any two.
+    """
+    for copy in (_copy_file_range, _send_file):
+        try:
+            if copied := copy(source, start, num_bytes, destination):
+                return copied
+        except OSError:  # a real fault shows again in the buffered copy, and is raised there
+            continue
+    return 0
+
+
+def _copy_file_range(source: int, start: int, num_bytes: int, destination: int) -> int:
+    call: Callable[..., int] | None = getattr(os, "copy_file_range", None)
+    return call(source, destination, num_bytes, offset_src=start) if call else 0
+
+
+def _send_file(source: int, start: int, num_bytes: int, destination: int) -> int:
+    call: Callable[..., int] | None = getattr(os, "sendfile", None)
+    return call(destination, source, start, num_bytes) if call else 0
+
+
 def read_bytes(source: int, start: int, num_bytes: int, name: str) -> bytes:
     """Return exactly `num_bytes` from an open file.
 
     Raises:
         CheckpointError: if the file ends before.
     """
-    parts = []
-    while num_bytes:
-        part = os.pread(source, num_bytes, start)
-        if not part:
+    content = bytearray(num_bytes)
+    read_into(source, start, memoryview(content), name)
+    return bytes(content)
+
+
+def read_into(source: int, start: int, buffer: memoryview, name: str) -> None:
+    """Fill a buffer from an open file.
+
+    Raises:
+        CheckpointError: if the file ends before the buffer is full.
+    """
+    while buffer:
+        num_bytes = os.preadv(source, [buffer], start)
+        if not num_bytes:
             raise CheckpointError(
-                f"{name} ends at byte {start}, {num_bytes} bytes early; it changed while it was read, run again"
+                f"{name} ends at byte {start}, {len(buffer)} bytes early; it changed while it was read, run again"
             )
-        parts.append(part)
-        start += len(part)
-        num_bytes -= len(part)
-    return b"".join(parts)
+        start += num_bytes
+        buffer = buffer[num_bytes:]
 
 
 def write_bytes(destination: int, content: bytes) -> None:
@@ -80,13 +112,3 @@ def _join(first: Piece, second: Piece) -> ByteRange | None:
     if first.start + first.num_bytes != second.start:
         return None
     return ByteRange(first.file, first.start, first.num_bytes + second.num_bytes)
-
-
-def _copy_in_kernel(source: int, start: int, num_bytes: int, destination: int) -> int:
-    """Return how many bytes the kernel copied, 0 if it cannot."""
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    try:
-        return os.copy_file_range(source, destination, num_bytes, offset_src=start)
-    except OSError:
-        return 0

@@ -1,6 +1,7 @@
 """Which files of a checkpoint folder may be read, and which travel along with its weights."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from moe_compress.errors import CheckpointError
@@ -13,6 +14,13 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".ms
 _RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
 
 
+Stamp = tuple[int, int, int]
+"""What changes when a file is replaced or written: inode, size, modification time in nanoseconds."""
+
+_MAX_NAME = 255  # bytes, as file systems have it
+_MAX_OPEN = 64  # of the files a process may have open at once
+
+
 def resolve_file(folder: Path, name: str) -> Path:
     """Return the path of one file of a checkpoint folder, if it is safe to open.
 
@@ -21,9 +29,10 @@ def resolve_file(folder: Path, name: str) -> Path:
     Raises:
         CheckpointError: if the name leaves the folder, the file is missing, or a link leads elsewhere.
     """
-    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+    is_plain = name.isprintable() and not {"/", "\\"} & set(name) and name not in ("", ".", "..")
+    if not is_plain or len(name.encode()) > _MAX_NAME:
         raise CheckpointError(
-            f"{folder} names a file {name!r}, which is not a plain name inside the folder; "
+            f"{folder} names a file {name[:_MAX_NAME]!r}, which is not a plain name inside the folder; "
             "do not use this checkpoint"
         )
     path = folder / name
@@ -38,8 +47,37 @@ def resolve_file(folder: Path, name: str) -> Path:
 
 def _is_cache_link(path: Path) -> bool:
     """Whether a link leads from a hub snapshot to a blob of the same repository."""
-    revision = path.parent.resolve()
-    return revision.parent.name == "snapshots" and path.resolve().parent == revision.parent.parent / "blobs"
+    target, revision = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
+    return revision.parent.name == "snapshots" and target.parent == revision.parent.parent / "blobs"
+
+
+def stamp_file(path: Path) -> Stamp:
+    """Return what tells whether a file was changed since."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class SourceFiles(ExitStack):
+    """Files of a checkpoint folder, opened to read when first asked for and closed together."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self._folder = folder
+        self._opened: dict[str, int] = {}
+
+    def descriptor(self, name: str) -> int:
+        """Return an open descriptor of a file, good until the next one is asked for.
+
+        Raises:
+            CheckpointError: if the file is missing or not safe to open.
+        """
+        if name not in self._opened:
+            if len(self._opened) == _MAX_OPEN:
+                self.close()
+                self._opened.clear()
+            stream = self.enter_context(resolve_file(self._folder, name).open("rb", buffering=0))
+            self._opened[name] = stream.fileno()
+        return self._opened[name]
 
 
 def list_companions(folder: Path) -> tuple[str, ...]:

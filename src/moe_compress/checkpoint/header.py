@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from moe_compress.errors import CheckpointError
@@ -20,19 +22,36 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_JSON_BYTES = 100_000_000  # the reference implementation's limit of a header
+_MAX_NAME = 512  # characters; the longest names in use are a quarter of it
+_MAX_AXES = 64  # torch's limit
+_MAX_SIZE = 1 << 48  # elements or bytes, far above any file
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
-def load_json(text: bytes, where: str) -> Any:
-    """Parse JSON and refuse what two readers could understand differently.
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        CheckpointError: if it is no JSON object or absurdly large.
+    """
+    with path.open("rb") as stream:
+        text = stream.read(_MAX_JSON_BYTES + 1)
+    if len(text) > _MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; fetch the checkpoint again")
+    return load_object(text, str(path))
+
+
+def load_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object and refuse what two readers could understand differently.
 
     Args:
         text: UTF-8 bytes.
         where: how to name their file in an error.
 
     Raises:
-        CheckpointError: if it is no JSON, too deep, or an object repeats a key.
+        CheckpointError: if it is no JSON object, too deep, or an object repeats a key.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,13 +59,18 @@ def load_json(text: bytes, where: str) -> Any:
         if len(value) != len(pairs):
             seen: set[str] = set()
             repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise CheckpointError(f"{where} holds the key '{repeated}' twice; fetch the checkpoint again")
+            raise CheckpointError(f"{where} holds the key {repeated[:120]!r} twice; fetch the checkpoint again")
         return value
 
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character could be read and not be written again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON ({error}); fetch the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is not a JSON object; fetch the checkpoint again")
+    return value
 
 
 def read_header(path: Path, name: str) -> dict[str, TensorInfo]:
@@ -65,15 +89,18 @@ def read_header(path: Path, name: str) -> dict[str, TensorInfo]:
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+        if not 2 <= length <= min(_MAX_JSON_BYTES, size - _LENGTH_BYTES):
             raise CheckpointError(
                 f"{name} has {size} bytes and claims a header of {length}; it is cut short or no safetensors "
                 "file, fetch it again"
             )
-        entries = load_json(stream.read(length), f"the header of {name}")
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"the header of {name} is not a JSON object; fetch it again")
-    entries.pop("__metadata__", None)
+        entries = load_object(stream.read(length), f"the header of {name}")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(
+            f"the header of {name} has the __metadata__ {shorten(metadata)}, which maps no strings to strings; "
+            "fetch it again"
+        )
     data_start = _LENGTH_BYTES + length
     infos = {tensor: _read_entry(name, data_start, tensor, entry) for tensor, entry in entries.items()}
     _check_offsets(name, infos.values(), data_start, size)
@@ -82,15 +109,20 @@ def read_header(path: Path, name: str) -> dict[str, TensorInfo]:
 
 def _read_entry(file: str, data_start: int, tensor: str, entry: Any) -> TensorInfo:
     """Check one header entry and return it with an absolute offset."""
-    if not isinstance(entry, dict) or set(entry) != _ENTRY_KEYS or str(entry["dtype"]) not in DTYPE_BITS:
+    if not 0 < len(tensor) <= _MAX_NAME or _CONTROL.search(tensor):
         raise CheckpointError(
-            f"tensor '{tensor}' in {file} is described by {str(entry)[:80]}, which needs a known dtype, "
+            f"a tensor in {file} is named {shorten(tensor)}, and a name has 1 to {_MAX_NAME} printable characters; "
+            "do not use this checkpoint"
+        )
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS or not _is_dtype(entry["dtype"]):
+        raise CheckpointError(
+            f"tensor '{tensor}' in {file} is described by {shorten(entry)}, which needs a known dtype, "
             "a shape and data_offsets; fetch the file again"
         )
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise CheckpointError(
-            f"tensor '{tensor}' in {file} has shape {str(shape)[:40]} and data_offsets {str(offsets)[:40]}, "
+            f"tensor '{tensor}' in {file} has shape {shorten(shape)} and data_offsets {shorten(offsets)}, "
             "which are not sizes; fetch the file again"
         )
     num_bytes = offsets[1] - offsets[0]
@@ -102,9 +134,17 @@ def _read_entry(file: str, data_start: int, tensor: str, entry: Any) -> TensorIn
     return TensorInfo(tensor, entry["dtype"], tuple(shape), file, data_start + offsets[0], num_bytes)
 
 
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, str) and value in DTYPE_BITS
+
+
 def _are_sizes(value: Any) -> bool:
-    """Whether a value is a list of integers, none negative."""
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    """Whether a value is a list of not too many integers, none negative or absurd."""
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_AXES
+        and all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
+    )
 
 
 def _check_offsets(file: str, infos: Iterable[TensorInfo], data_start: int, size: int) -> None:

@@ -1,13 +1,13 @@
 """What a rewrite will write, to the byte: ranges to copy, average or decode, the files they end up in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moe_compress.checkpoint.dequantise import MatrixCode
-from moe_compress.checkpoint.files import SINGLE_FILE
+from moe_compress.checkpoint.files import SINGLE_FILE, Stamp
 from moe_compress.checkpoint.header import write_header
 from moe_compress.types import TensorInfo
 
@@ -102,12 +102,14 @@ class CheckpointRewrite:
         config: the new `config.json`.
         shards: the files to write.
         plan_digest: identity of the compression plan it carries out.
+        source_stamps: source file -> what changes when it is written, taken before its header was read.
     """
 
     source: Path
     config: Mapping[str, Any]
     shards: tuple[ShardPlan, ...]
     plan_digest: str
+    source_stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:

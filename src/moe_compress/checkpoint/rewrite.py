@@ -75,7 +75,8 @@ def plan_rewrite(
     config = _new_config(index.config, tensor_map, plan.new_layout)
     config = with_value(config, tensor_map.mtp_keys if mtp == "drop" else (), 0)
     config = without_settings(config) if decoded else update_module_lists(config, tensor_map, groups, dropped)
-    return CheckpointRewrite(index.folder, config, _plan_shards(jobs, max_shard_bytes), plan.digest)
+    shards = _plan_shards(jobs, max_shard_bytes)
+    return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps)
 
 
 def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELayout) -> dict[str, Any]:
@@ -178,9 +179,11 @@ def _plan_tensor(
 def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob:
     """Return the job of a tensor with one slice per expert along an axis."""
     outer = prod(info.shape[: role.axis])
-    experts, rest = divmod(info.shape[role.axis] - role.num_others, role.rows_per_expert)
-    row_bytes, split = divmod(info.num_bytes, outer * info.shape[role.axis])
-    slice_bytes, block_bytes = row_bytes * role.rows_per_expert, row_bytes * info.shape[role.axis]
+    # of a shape that has no such axis, or nothing along one, no slice can be taken
+    along = info.shape[role.axis] if role.axis < len(info.shape) else 0
+    experts, rest = divmod(max(along - role.num_others, 0), role.rows_per_expert)
+    row_bytes, split = divmod(info.num_bytes, max(outer * along, 1))
+    slice_bytes, block_bytes = row_bytes * role.rows_per_expert, row_bytes * along
     last = max(member for group in groups for member in group.members)
     if rest or split or last >= experts:
         raise CheckpointError(

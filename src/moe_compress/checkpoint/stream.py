@@ -6,27 +6,21 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from glob import escape
-from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moe_compress.checkpoint.arithmetic import average, average_bytes, encode_floats
-from moe_compress.checkpoint.copying import copy_bytes, join_ranges, read_bytes, write_bytes
-from moe_compress.checkpoint.dequantise import decode_slabs
-from moe_compress.checkpoint.files import CONFIG, INDEX_FILE, list_companions, resolve_file
+from moe_compress.checkpoint.copying import copy_bytes, write_bytes
+from moe_compress.checkpoint.files import CONFIG, INDEX_FILE, SourceFiles, list_companions, resolve_file
 from moe_compress.checkpoint.index import read_tensors
-from moe_compress.checkpoint.jobs import CheckpointRewrite, CodedMatrix, Decoded, Mean, Piece, ShardPlan, TensorJob
+from moe_compress.checkpoint.jobs import ByteRange, CheckpointRewrite, ShardPlan
+from moe_compress.checkpoint.pieces import compute_blocks, place_pieces
+from moe_compress.checkpoint.proof import Proof
 from moe_compress.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
 """Called with (bytes written, bytes in all)."""
-
-_MEAN_BYTES = 4 << 20  # of each member at a time; a multiple of every element's size
 
 
 def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Progress | None = None) -> None:
@@ -42,13 +36,13 @@ def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Pr
 
     Raises:
         CheckpointError: if the destination exists or another run writes it, the disk is too full, the source
-            changed, or what was written is not what was planned.
+            changed, what was written is not what was planned, or the operating system refuses.
     """
     if destination.exists() or destination.is_symlink():
         raise CheckpointError(f"{destination} exists already; remove it or choose another folder")
     destination.parent.mkdir(parents=True, exist_ok=True)
     companions = list_companions(rewrite.source)
-    with _partial_folder(destination) as partial:
+    with _one_sentence(destination), _partial_folder(destination) as partial:
         _check_space(rewrite, companions, destination.parent)
         _write_shards(rewrite, partial, progress)
         if rewrite.index is not None:
@@ -61,6 +55,15 @@ def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Pr
         _write_file(partial / CONFIG, _as_json(rewrite.config))
         _sync_folder(partial)
         _publish(partial, destination)
+
+
+@contextmanager
+def _one_sentence(destination: Path) -> Iterator[None]:
+    """Say what the operating system refused."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{destination} cannot be written ({error}); mend that and run again") from error
 
 
 @contextmanager
@@ -85,15 +88,31 @@ def _partial_folder(destination: Path) -> Iterator[Path]:
 def _lock(destination: Path) -> Iterator[None]:
     """Hold the right to write a destination; the kernel gives it back when a process is killed."""
     path = destination.with_name(f".{destination.name}.lock")
-    with path.open("wb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CheckpointError(f"{destination} is being written by another run; wait for it") from error
+    with _open_locked(path, destination):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path, destination: Path) -> BinaryIO:
+    """Return the lock file, locked, once what is locked is what stands under its name.
+
+    A run that ends unlinks its lock file, and another may have opened that file before: its lock would keep
+    nobody out who comes later and makes a new file.
+    """
+    while True:
+        stream = path.open("wb")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        except BlockingIOError as error:
+            stream.close()
+            raise CheckpointError(f"{destination} is being written by another run; wait for it") from error
+        except FileNotFoundError:
+            pass
+        stream.close()
 
 
 def _publish(partial: Path, destination: Path) -> None:
@@ -117,67 +136,32 @@ def _check_space(rewrite: CheckpointRewrite, companions: tuple[str, ...], folder
 
 
 def _write_shards(rewrite: CheckpointRewrite, partial: Path, progress: Progress | None) -> None:
+    """Write all weight files, each proven while the next is copied; return when all are proven and on disk."""
     total, done = rewrite.num_bytes, 0
-    for shard in rewrite.shards:
-        for written in _write_shard(rewrite.source, shard, partial / shard.file):
-            done += written
-            if progress:
-                progress(done, total)
+    with Proof(rewrite, partial) as proof:
+        for shard in rewrite.shards:
+            for written in _write_shard(rewrite.source, shard, partial / shard.file):
+                done += written
+                if progress:
+                    progress(done, total)
+            proof.begin(shard)
+        proof.finish()
 
 
 def _write_shard(source: Path, shard: ShardPlan, path: Path) -> Iterator[int]:
     """Write one file and yield the sizes of what was written, piece by piece."""
-    with ExitStack() as stack:
-        destination = stack.enter_context(path.open("xb", buffering=0)).fileno()
-        opened: dict[str, int] = {}
-
-        def descriptor(file: str) -> int:
-            if file not in opened:
-                opened[file] = stack.enter_context(resolve_file(source, file).open("rb", buffering=0)).fileno()
-            return opened[file]
-
+    with SourceFiles(source) as sources, path.open("xb", buffering=0) as stream:
+        destination = stream.fileno()
         write_bytes(destination, shard.header)
         yield len(shard.header)
-        for dtype, piece in _pieces(shard.jobs):
-            if isinstance(piece, Mean):
-                _write_mean(piece, dtype, descriptor, destination)
-            elif isinstance(piece, Decoded):
-                _write_decoded(piece, descriptor, destination)
+        for placed in place_pieces(shard):
+            piece = placed.piece
+            if isinstance(piece, ByteRange):
+                copy_bytes(sources.descriptor(piece.file), piece.start, piece.num_bytes, destination, piece.file)
             else:
-                copy_bytes(descriptor(piece.file), piece.start, piece.num_bytes, destination, piece.file)
+                for block in compute_blocks(piece, placed.dtype, sources.descriptor):
+                    write_bytes(destination, block)
             yield piece.num_bytes
-        os.fsync(destination)
-
-
-def _pieces(jobs: tuple[TensorJob, ...]) -> Iterator[tuple[str, Piece]]:
-    """Yield (dtype, piece) in file order, with neighbouring ranges joined within one dtype."""
-    for dtype, same in groupby(jobs, key=lambda job: job.dtype):
-        for piece in join_ranges(chain.from_iterable(job.pieces for job in same)):
-            yield dtype, piece
-
-
-def _write_mean(mean: Mean, dtype: str, descriptor: Callable[[str], int], destination: int) -> None:
-    """Average a few megabytes at a time."""
-    for offset in range(0, mean.num_bytes, _MEAN_BYTES):
-        length = min(_MEAN_BYTES, mean.num_bytes - offset)
-        parts = [read_bytes(descriptor(r.file), r.start + offset, length, r.file) for r in mean.ranges]
-        write_bytes(destination, average_bytes(parts, mean.weights, dtype))
-
-
-def _write_decoded(decoded: Decoded, descriptor: Callable[[str], int], destination: int) -> None:
-    """Decode and average some rows at a time; matrices of one shape come in the same slabs."""
-    for slabs in zip(*(_decode(matrix, descriptor) for matrix in decoded.matrices), strict=True):
-        values = slabs[0] if len(slabs) == 1 else average(slabs, decoded.weights)
-        write_bytes(destination, encode_floats(values, "BF16"))
-
-
-def _decode(matrix: CodedMatrix, descriptor: Callable[[str], int]) -> Iterator[NDArray[np.float32]]:
-    codes, scales = matrix.codes, matrix.scales
-    return decode_slabs(
-        matrix.code,
-        lambda offset, length: read_bytes(descriptor(codes.file), codes.start + offset, length, codes.file),
-        read_bytes(descriptor(scales.file), scales.start, scales.num_bytes, scales.file),
-    )
 
 
 def _copy_file(source: Path, destination: Path) -> None:

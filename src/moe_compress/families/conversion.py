@@ -35,6 +35,8 @@ from moe_compress.families.per_layer import Counts, graft_layers, read_layer_cou
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_MAX_LAYERS = 1000  # the deepest models have a hundred or two
+
 
 @dataclass(frozen=True)
 class Source:
@@ -63,6 +65,7 @@ def build_config(config: Mapping[str, Any]) -> Any:
     family = _find_config_class(config)
     is_known = str(config.get("model_type")) in CONFIG_MAPPING
     known = dict(config) if is_known else {**config, "model_type": family.model_type}
+    _refuse_endless(config)
     try:
         return family.from_dict(family._decode_special_floats(copy.deepcopy(known)))
     except Exception as error:  # validators raise many kinds
@@ -94,6 +97,21 @@ def _find_model_class(config: Mapping[str, Any]) -> Any:
 def is_config(value: Any) -> bool:
     """Whether a value of a config object is a config of its own."""
     return isinstance(value, PreTrainedConfig)
+
+
+def _refuse_endless(config: Mapping[str, Any]) -> None:
+    """Refuse a config whose model would take forever to build, even without weights.
+
+    Raises:
+        UnsupportedModelError: naming the number.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _refuse_endless(value)
+        elif "layers" in str(key) and isinstance(value, int | float) and value > _MAX_LAYERS:
+            raise UnsupportedModelError(
+                f"config.json has more than {_MAX_LAYERS} {str(key)[:80]!r}, and no model is that deep; correct it"
+            )
 
 
 def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -294,7 +312,8 @@ def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
         UnsupportedModelError: if transformers cannot build the model.
     """
     model = build_meta_model(config)
-    loading = LoadStateDictConfig(weight_mapping=get_model_conversion_mapping(model), device_map={"": "meta"})
+    mapping = [_make_cheap_to_copy(entry) for entry in get_model_conversion_mapping(model)]
+    loading = LoadStateDictConfig(weight_mapping=mapping, device_map={"": "meta"})
     state = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
     with _quiet():
         info, _ = convert_and_load_state_dict_in_model(model, state, loading)
@@ -308,6 +327,24 @@ def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
         mismatched=tuple(sorted([*wrong, *info.conversion_errors])),
         ignored=tuple(sorted(before - info.unexpected_keys)),
     )
+
+
+class _CheapConverter(WeightConverter):  # type: ignore[misc]
+    """A converter that shares its patterns with its copies: the loader copies one for every tensor it reads."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightConverter:
+        made: WeightConverter = copy.copy(self)
+        made.collected_tensors = copy.copy(self.collected_tensors)
+        made.layer_targets = copy.copy(self.layer_targets)
+        return made
+
+
+def _make_cheap_to_copy(entry: Any) -> Any:
+    if type(entry) is WeightConverter:
+        entry.__class__ = _CheapConverter
+    return entry
 
 
 @contextmanager

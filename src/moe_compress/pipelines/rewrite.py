@@ -50,15 +50,18 @@ def plan_rewrite(
     Raises:
         UnsupportedModelError: if a tensor's role cannot be told.
         PlanError: if the plan does not fit the checkpoint.
-        CheckpointError: if transformers would find tensors missing or unexpected.
+        CheckpointError: if transformers would find tensors missing or unexpected, or a router's weights
+            are not finite.
     """
     from moe_compress.checkpoint.index import read_index
     from moe_compress.checkpoint.rewrite import plan_rewrite as plan_from_names
+    from moe_compress.checkpoint.routers import check_routers
     from moe_compress.families.derive import derive_tensor_map
     from moe_compress.families.verify import verify_checkpoint
 
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
+    check_routers(index, tensor_map)
     options = parameters.model_dump(include={"layout", "max_shard_bytes", "weights", "mtp"})
     rewrite = plan_from_names(index, tensor_map, plan, **options)
     # What transformers would make of the files is known from their names and shapes alone.
