@@ -137,13 +137,13 @@ def locate_sources(model: PreTrainedModel, names: Iterable[str]) -> dict[str, So
     return sources
 
 
-def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
-    """Return what stock loading would report about a checkpoint, from its config, names and shapes alone.
+def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
+    """Return what stock loading would report about a checkpoint, from its names and shapes alone.
 
-    Raises:
-        UnsupportedModelError: if transformers cannot build the model.
+    Args:
+        model: the meta model its config describes; what is loaded into it has no memory either.
+        tensors: tensor name on disk -> shape.
     """
-    model = build_meta_model(config)
     loading = LoadStateDictConfig(weight_mapping=get_model_conversion_mapping(model), device_map={"": "meta"})
     state = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
     with _quiet():
