@@ -305,13 +305,13 @@ def _find_slots(converter: Any, sources: list[tuple[str, str | None]], shapes: S
     return tuple(slots)
 
 
-def report_loading(config: Mapping[str, Any], tensors: Shapes) -> LoadReport:
-    """Return what stock loading would report about a checkpoint, from its config, names and shapes alone.
+def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
+    """Return what stock loading would report about a checkpoint, from its names and shapes alone.
 
-    Raises:
-        UnsupportedModelError: if transformers cannot build the model.
+    Args:
+        model: the meta model its config describes; what is loaded into it has no memory either.
+        tensors: tensor name on disk -> shape.
     """
-    model = build_meta_model(config)
     mapping = [_make_cheap_to_copy(entry) for entry in get_model_conversion_mapping(model)]
     loading = LoadStateDictConfig(weight_mapping=mapping, device_map={"": "meta"})
     state = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}

@@ -55,16 +55,15 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     if departure.refused:
         raise UnsupportedModelError(f"'{family}' cannot be compressed: {departure.refused}")
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
-    report = report_loading(config, tensors)
     if read_layer_counts(config) is not None:
         raise UnsupportedModelError(
             "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it "
             "was compressed before; compress the model it was made from"
         )
-    _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")
     model = build_meta_model(config)
-    in_memory = shapes_in_memory(model)
-    sources = locate_sources(model, tensors)
+    in_memory, sources = shapes_in_memory(model), locate_sources(model, tensors)
+    report = report_loading(model, tensors)
+    _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")
     count = find_count(config, in_memory, departure)
     layers = _layers_of(count.growth)
     routers = _find_routers(count, layers, in_memory)

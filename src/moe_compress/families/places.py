@@ -43,7 +43,7 @@ def find_text_places(config: Mapping[str, Any]) -> Iterator[Place]:
     built = build_config(config)
     text = built.get_text_config()
     places = list(_walk(Place("", built, config)))
-    start = next(place.path for place in places if place.built is text)
+    start = next((place.path for place in places if place.built is text), "")
     yield from (place for place in places if place.path.startswith(start))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_compress.errors import CheckpointError
-from moe_compress.families.conversion import report_loading
+from moe_compress.families.conversion import build_meta_model, report_loading
 from moe_compress.families.quantised import view_plain
 
 
@@ -20,7 +20,7 @@ def verify_checkpoint(config: Mapping[str, Any], tensors: Mapping[str, tuple[int
         CheckpointError: if a tensor is missing, unexpected or has another shape than the model needs.
     """
     view = view_plain(config, tensors)
-    report = report_loading(view.config, view.shapes)
+    report = report_loading(build_meta_model(view.config), view.shapes)
     problems = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
     found = [f"{len(names)} {kind} ({name_some(names)})" for kind, names in problems.items() if names]
     if found:
