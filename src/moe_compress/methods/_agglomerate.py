@@ -1,7 +1,6 @@
 """C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (13).
 
-Not a method to choose by name yet: it needs every expert's mean output on the same inputs (4), which collection
-does not provide. scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
+scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
 written out here; without ties and refusals both agree.
 """
 
@@ -56,20 +55,24 @@ def clusters_left(num_experts: int, layer_rate: float) -> int:
 def group_experts(
     embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]
 ) -> tuple[ExpertGroup, ...]:
-    """Return one layer's groups with merge weights, ordered by smallest member.
+    """Return one layer's groups with merge weights (12), ordered by smallest member.
 
     Args:
         embeddings_ED: `phi(f_i)` (4), each expert's mean output on the same inputs.
         settings: how to group and merge.
         seed: breaks ties; the run's seed and the layer.
     """
+    clusters = cluster_experts(embeddings_ED, settings, seed)
+    groups = (merge_group(embeddings_ED, members, settings.alpha, settings.gamma, seed) for members in clusters)
+    return tuple(sorted(groups, key=lambda group: group.members))
+
+
+def cluster_experts(embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]) -> tuple[Cluster, ...]:
+    """Return one layer's clusters, members ascending, without the experts outside the pruning radius (5-11)."""
     squared_EE = squared_distances(embeddings_ED)
     tau = inf if settings.delta is None else adaptive_threshold(embeddings_ED, settings.delta)
-    affinity_EE = affinity(embeddings_ED, settings.alpha)
-    clusters = agglomerate(affinity_EE, settings.num_clusters, seed, squared_EE, tau)
-    near = drop_far_members(clusters, squared_EE, settings.radius, seed)
-    groups = (merge_group(embeddings_ED, members, settings.alpha, settings.gamma, seed) for members in near)
-    return tuple(sorted(groups, key=lambda group: group.members))
+    clusters = agglomerate(affinity(embeddings_ED, settings.alpha), settings.num_clusters, seed, squared_EE, tau)
+    return drop_far_members(clusters, squared_EE, settings.radius, seed)
 
 
 def affinity(embeddings_ED: FloatArray, alpha: float) -> FloatArray:
@@ -85,8 +88,13 @@ def adaptive_threshold(embeddings_ED: FloatArray, delta: float) -> float:
     The paper does not define sigma, "the embedding standard deviation"; here it is
     `sqrt(mean_i ||phi_i - phi_bar||^2)`.
     """
-    distances_E = np.linalg.norm(embeddings_ED - embeddings_ED.mean(axis=0), axis=1)
+    distances_E = distances_to_mean(embeddings_ED)
     return float(distances_E.mean() + delta * np.sqrt(np.mean(distances_E**2)))
+
+
+def distances_to_mean(embeddings_ED: FloatArray) -> FloatArray:
+    """Return `||phi_i - phi_bar||`, float64 `[E]`."""
+    return np.asarray(np.linalg.norm(embeddings_ED - embeddings_ED.mean(axis=0), axis=1), dtype=np.float64)
 
 
 def squared_distances(embeddings_ED: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """How many experts each layer keeps: the same in every layer, or shared out by one ranking over all layers."""
 
+from collections.abc import Sequence
 from math import lcm
 
 import numpy as np
@@ -112,9 +113,29 @@ def share_out(shares: list[FloatArray], budget: Budget, layout: MoELayout, seed:
     Raises:
         ParameterError: if the layout cannot meet the budget.
     """
-    step = step_of(budget, layout)
-    total = total_to_keep(budget, layout)
     floors, ceilings = layer_bounds(budget, layout)
+    total, step = total_to_keep(budget, layout), step_of(budget, layout)
+    return hand_out(shares, total, floors, ceilings, step, seed)
+
+
+def hand_out(
+    shares: Sequence[FloatArray],
+    total: int,
+    floors: Sequence[int],
+    ceilings: Sequence[int],
+    step: int,
+    seed: int,
+) -> tuple[int, ...]:
+    """Return how many each layer keeps of `total`: its floor, and the best of what lies above the floors.
+
+    Args:
+        shares: per layer, what each of its experts is worth, in the order they are kept.
+        total: the sum of what is returned.
+        floors: the fewest each layer keeps.
+        ceilings: the most each layer keeps; a multiple of `step` above its floor.
+        step: taken at a time.
+        seed: orders equal steps.
+    """
     spare = [
         shares[row][floor:ceiling].reshape(-1, step).sum(axis=1)
         for row, (floor, ceiling) in enumerate(zip(floors, ceilings, strict=True))
