@@ -77,9 +77,14 @@ def cluster_experts(embeddings_ED: FloatArray, settings: Agglomeration, seed: Se
 
 def affinity(embeddings_ED: FloatArray, alpha: float) -> FloatArray:
     """Return `A_ij = sigmoid(alpha cos(phi_i, phi_j))` (7), float64 `[E, E]`; cos is 0 where an output is 0."""
-    unit_ED = _unit(embeddings_ED)
-    cosine_EE = unit_ED @ unit_ED.T
-    return np.asarray(expit(alpha * (cosine_EE + cosine_EE.T) / 2), dtype=np.float64)
+    return np.asarray(expit(alpha * cosine(embeddings_ED @ embeddings_ED.T)), dtype=np.float64)
+
+
+def cosine(gram_EE: FloatArray) -> FloatArray:
+    """Return the cosines of vectors from their inner products, symmetric, `[E, E]`; 0 where a vector is 0."""
+    norm_E = np.sqrt(gram_EE.diagonal())
+    cosine_EE = gram_EE / np.where(norm_E > 0, norm_E, 1.0)[:, None] / np.where(norm_E > 0, norm_E, 1.0)
+    return np.asarray((cosine_EE + cosine_EE.T) / 2, dtype=np.float64)
 
 
 def adaptive_threshold(embeddings_ED: FloatArray, delta: float) -> float:
