@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, cast
 
+from moe_compress.errors import ParameterError, PluginError
 from moe_compress.methods._budget import check_budget, experts_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
-from moe_compress.errors import ParameterError, PluginError
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
 

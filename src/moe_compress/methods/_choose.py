@@ -7,7 +7,6 @@ from moe_compress.types import (
     Budget,
     CompressionPlan,
     ExpertGroup,
-    ExpertStatistics,
     FloatArray,
     MoELayout,
     RouterGroups,
