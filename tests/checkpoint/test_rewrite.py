@@ -109,11 +109,6 @@ def test_a_map_of_another_checkpoint(source):
     refuse(source, make_plan(0), "differ in 1 tensors, first 'embed.weight'", replace(tensor_map, roles=roles))
 
 
-def test_layers_of_different_size(source):
-    plan = CompressionPlan(make_layout(), (pruning_groups([0]), pruning_groups([0, 1])), "test")
-    refuse(source, plan, "between 1 and 2 experts")
-
-
 @pytest.mark.parametrize("weights", [(0.5, 0.4), (1.0, 1.0), (float("nan"), 1.0)])
 def test_weights_that_would_rescale_an_expert(source, weights):
     refuse(source, make_plan(ExpertGroup((0, 2), weights)), "make them sum to 1")
@@ -126,23 +121,47 @@ def test_a_lone_member_with_another_weight(source):
 GROUPED = make_layout(num_groups=2, topk_groups=2)
 
 
-@pytest.mark.parametrize("kept", [(0, 1, 2), (0, 2, 3)])
-def test_a_group_limited_router_that_would_be_cut_unevenly(source, kept):
-    refuse(source, make_plan(*kept, layout=GROUPED), "keep the same number of each")
-
-
-def test_a_merge_across_router_groups(source):
-    plan = make_plan(ExpertGroup((0, 2), (0.5, 0.5)), 1, 3, layout=GROUPED)
-    refuse(source, plan, "merge inside groups only")
-
-
-def test_too_few_experts_in_a_router_group(source):
-    refuse(source, make_plan(0, 2, layout=GROUPED), "1 experts per group, but the router needs at least 2")
-
-
 def test_a_group_limited_router_kept_whole(source):
     rewrite = plan_rewrite(read_index(source), make_map(GROUPED), make_plan(0, 1, 2, 3, layout=GROUPED))
     assert rewrite.shapes == read_index(source).shapes
+
+
+def test_groups_that_are_given_up_go_from_the_config(tmp_path):
+    config = {"num_experts": 4, "text": {"count": 4, "n_group": 2, "topk_group": 2}, "n_group": 2}
+    index = read_index(save(tmp_path / "grouped", config=config))
+    tensor_map = replace(make_map(GROUPED), group_keys=("text.n_group", "text.topk_group", "n_group"))
+    plan = replace(make_plan(0, 1, 2, layout=make_layout()), layout=GROUPED, router_groups="flatten")
+    changed = plan_rewrite(index, tensor_map, plan).config
+    assert changed == {"num_experts": 3, "text": {"count": 3, "n_group": 1, "topk_group": 1}, "n_group": 1}
+    kept = plan_rewrite(index, tensor_map, make_plan(0, 1, 2, 3, layout=GROUPED)).config
+    assert kept == config
+
+
+def test_groups_nobody_knows_the_place_of_are_not_given_up(source):
+    plan = replace(make_plan(0, 1, 2, layout=make_layout()), layout=GROUPED, router_groups="flatten")
+    refuse(source, plan, "gives up the router's 2 groups, but where config.json tells them is not known")
+
+
+UNEVEN = CompressionPlan(make_layout(), (pruning_groups([0]), pruning_groups([0, 1])), "test")
+
+
+def test_layers_of_different_size(source):
+    refuse(source, UNEVEN, r"between 1 and 2 experts, .* \(select.budget.scope: per_layer\), or .*layout: per_layer")
+
+
+def test_the_per_layer_layout_tells_what_is_smaller(source):
+    rewrite = plan_rewrite(read_index(source), replace(make_map(), count_keys=("num_experts",)), UNEVEN, layout="per_layer")
+    assert rewrite.config["num_experts"] == 2
+    assert rewrite.config["per_layer_config"] == {"1": {"num_experts": 1}}
+    assert rewrite.shapes["layers.1.gate.weight"] == (1, 3)
+    assert rewrite.shapes["layers.3.gate.weight"] == (2, 3)
+
+
+def test_the_per_layer_layout_adds_nothing_where_layers_are_alike(source):
+    index = read_index(source)
+    assert plan_rewrite(index, make_map(), make_plan(0, 3), layout="per_layer") == plan_rewrite(
+        index, make_map(), make_plan(0, 3)
+    )
 
 
 def test_averaging_a_dtype_that_has_no_average(source):

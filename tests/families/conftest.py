@@ -66,7 +66,7 @@ class Tiny:
     def state(self):
         return self.model.state_dict()
 
-    def sliced(self, kept):
+    def sliced(self, kept, **changes):
         """Return the model with only some experts, by slicing in memory; `kept` is layer -> old experts."""
         values = {}
         for name, tensor in self.state.items():
@@ -74,7 +74,7 @@ class Tiny:
             is_indexed = EXPERT_INDEXED.search(name) and layer in kept
             values[name] = tensor[kept[layer]].clone() if is_indexed else tensor
         count = len(next(iter(kept.values())))
-        model = build(self.family, **{count_key(self.family): count})
+        model = build(self.family, **{count_key(self.family): count}, **changes)
         model.load_state_dict(values, strict=True)
         return model
 

@@ -1,19 +1,22 @@
 """Transformers as the oracle: what the file rewriter writes is the model one would get in memory."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.families.conftest import FAMILIES, NUM_EXPERTS, Tiny, load
+from tests.families.conftest import FAMILIES, NUM_EXPERTS, Tiny, build, load
 from torch.overrides import TorchFunctionMode
 
+from moe_compress import methods
 from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.families.verify import verify_checkpoint
-from moe_compress.types import CompressionPlan, ExpertGroup, pruning_groups
+from moe_compress.types import Budget, CompressionPlan, ExpertGroup, ExpertStatistics, pruning_groups
 
 ALL = sorted(FAMILIES)
 TOP_K_FIRST = ["deepseek_v3", "dots1", "glm4_moe", "gpt_oss", "granitemoe"]
@@ -198,3 +201,60 @@ def test_both_names_of_the_count_are_written_for_old_engines(tiny, tmp_path):
         "num_experts",
         "num_local_experts",
     }
+
+
+GROUPED = {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 3}
+
+
+def save_grouped(family, folder):
+    """Save a tiny model whose router picks 2 of 4 groups of 4 experts, then 3 experts in them."""
+    torch.manual_seed(5)
+    model = build(family, n_routed_experts=16, **GROUPED)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("e_score_correction_bias"):
+            tensor.copy_(0.1 * torch.randn_like(tensor))
+    model.save_pretrained(folder)
+    return Tiny(family, model, folder)
+
+
+def plan_by_score(folder, router_groups):
+    """Return the tensor map of a checkpoint and the plan that keeps half of its experts by random scores."""
+    index = read_index(folder)
+    tensor_map = derive_tensor_map(index.config, index.shapes)
+    if not tensor_map.group_keys:
+        tensor_map = replace(tensor_map, group_keys=("n_group", "topk_group"))
+    layout = tensor_map.layout
+    gate = np.random.default_rng(2).random((len(layout.layers), 16))
+    statistics = ExpertStatistics("toy", layout, {"gate": gate}, 0)
+    return tensor_map, methods.plan("gating_score", statistics, Budget(fraction_dropped=0.5), 0, router_groups)
+
+
+@pytest.mark.parametrize("router_groups", ["balanced", "flatten"])
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe"])
+def test_group_limited_models_are_those_sliced_in_memory(tmp_path, tokens, family, router_groups):
+    model = save_grouped(family, tmp_path / "old")
+    tensor_map, plan = plan_by_score(tmp_path / "old", router_groups)
+    planned = plan_rewrite(read_index(tmp_path / "old"), tensor_map, plan)
+    verify_checkpoint(planned.config, planned.shapes)
+    write_checkpoint(planned, tmp_path / "new")
+    loaded = load(tmp_path / "new")
+    groups = GROUPED if router_groups == "balanced" else GROUPED | {"n_group": 1, "topk_group": 1}
+    assert {key: getattr(loaded.config, key) for key in groups} == groups
+    kept = {layer: list(experts) for layer, experts in zip(plan.layout.layers, plan.kept, strict=True)}
+    per_group = [[sum(e // 4 == group for e in experts) for group in range(4)] for experts in plan.kept]
+    assert (per_group == [[2] * 4] * 2) == (router_groups == "balanced")
+    in_memory = model.sliced(kept, **groups)
+    for name, tensor in in_memory.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert torch.equal(loaded(tokens).logits, in_memory(tokens).logits)
+
+
+def test_balanced_routing_is_masking_inside_the_groups(tmp_path, tokens):
+    save_grouped("deepseek_v3", tmp_path / "old")
+    tensor_map, plan = plan_by_score(tmp_path / "old", "balanced")
+    write_checkpoint(plan_rewrite(read_index(tmp_path / "old"), tensor_map, plan), tmp_path / "new")
+    masked = load(tmp_path / "old")
+    for layer, kept in zip(plan.layout.layers, plan.kept, strict=True):
+        bias = masked.model.layers[layer].mlp.gate.e_score_correction_bias
+        bias[[expert for expert in range(16) if expert not in kept]] = -torch.inf
+    torch.testing.assert_close(load(tmp_path / "new")(tokens).logits, masked(tokens).logits, atol=1e-5, rtol=1e-5)

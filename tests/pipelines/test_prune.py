@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import mlflow
 import pytest
 import torch
+from mlflow.pyfunc import load_model as load_pyfunc
 from transformers import AutoModelForCausalLM
 
+import moe_compress
 from moe_compress.registry.versions import resolve
 
 
@@ -116,3 +119,21 @@ def test_a_new_domain_needs_a_folder_and_a_block(project):
 def test_a_budget_by_count(project, budget):
     assert project.prune(*budget.split(",")).exit_code == 0
     assert load_registered("moe-medical")[0].config.n_routed_experts == 6
+
+
+@pytest.mark.parametrize("method", ["seer", "easy_ep"])
+def test_layers_that_compete_end_as_a_registered_model_of_uneven_layers(project, method):
+    result = project.prune(
+        f"select.method={method}", "select.budget.scope=global", "rewrite.layout=per_layer", "select.seed=3"
+    )
+    assert result.exit_code == 0, result.output
+    folder = resolve("moe-medical", "candidate").source.removeprefix("file://")
+    model, info = moe_compress.load_model(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    counts = [layer.mlp.experts.num_experts for layer in model.model.layers[1:]]
+    assert sum(counts) == 16 and len(set(counts)) == 2
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+    [generated] = load_pyfunc(folder).predict("fever cough", params={"max_new_tokens": 4})
+    assert isinstance(generated, str)
+    card = (Path(folder) / "README.md").read_text()
+    assert "moe_compress.load_model" in card and "AutoModelForCausalLM" not in card

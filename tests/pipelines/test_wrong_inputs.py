@@ -42,7 +42,7 @@ def assert_refused(project, result, *parts):
         ),
         (
             ["select.budget.scope=global"],
-            ["select.budget.scope is 'global'", "rewrite.layout 'uniform'", "set select.budget.scope to per_layer"],
+            ["select.budget.scope is 'global'", "set rewrite.layout to per_layer", "or select.budget.scope to per_layer"],
         ),
         (
             ["select.budget.fraction_dropped=0", "select.budget.multiple_of=10"],

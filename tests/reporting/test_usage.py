@@ -28,10 +28,13 @@ def test_names_are_quoted_for_shell_and_python(report: CompressionReport) -> Non
     assert strings.count(folder) == 2
 
 
-def test_vllm_is_left_out_where_layers_differ(report: CompressionReport) -> None:
+def test_where_layers_differ_only_our_own_loader_is_shown(report: CompressionReport) -> None:
     uneven = replace(
         report, plan=replace(report.plan, groups=(report.plan.groups[0][:24], *report.plan.groups[1:]))
     )
-    assert [snippet.title for snippet in usage.how_to_load(uneven, "m")] == ["transformers", "MLflow"]
-    assert "(24 to 32)" in (usage.loading_note(uneven) or "")
+    snippets = {snippet.title: snippet.code for snippet in usage.how_to_load(uneven, 'a "b"')}
+    assert list(snippets) == ["moe-compress", "MLflow"]
+    assert snippets["moe-compress"] == 'import moe_compress\nmodel = moe_compress.load_model("a \\"b\\"", dtype="auto")'
+    note = usage.loading_note(uneven) or ""
+    assert "(24 to 32)" in note and "transformers reads one number for all layers and refuses" in note
     assert usage.loading_note(report) is None

@@ -103,6 +103,54 @@ def test_plans_that_do_not_fit(kept, message):
         plan(*kept)
 
 
+GROUPED = MoELayout((1, 2), (8, 8), 2, num_groups=2, topk_groups=1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([0, 1, 4], r"layer 1 would keep \[2, 1\] experts of the router's 2 groups"),
+        ([0, 4, 5], "keep the same number of each"),
+        ([0, 1, 2, 4], "keep the same number of each"),
+        ([0, 4], "1 experts per group, but the router needs at least 2"),
+    ],
+)
+def test_router_groups_stay_equal(kept, message):
+    with pytest.raises(PlanError, match=message):
+        plan(kept, [0, 1, 4, 5], layout=GROUPED)
+
+
+def test_a_token_finds_top_k_experts_in_its_groups():
+    layout = MoELayout((1,), (8,), 3, num_groups=2, topk_groups=1)
+    with pytest.raises(PlanError, match="2 experts per group, .* top_k=3 in the 1 groups a token may use"):
+        plan([0, 1, 4, 5], layout=layout)
+    assert plan([0, 1, 2, 5, 6, 7], layout=layout).new_layout.num_experts == (6,)
+
+
+@pytest.mark.parametrize("members", [(0, 4), (5, 4)])
+def test_merging_stays_inside_a_router_group(members):
+    groups = (ExpertGroup(members, (0.5, 0.5)), ExpertGroup((1,)), ExpertGroup((6,)), ExpertGroup((7,)))
+    with pytest.raises(PlanError, match="merge inside groups only"):
+        CompressionPlan(GROUPED, (groups, groups), "by_hand")
+
+
+def test_giving_the_groups_up_is_another_plan():
+    kept = pruning_groups([0, 1, 4, 5])
+    balanced = CompressionPlan(GROUPED, (kept, kept), "by_hand")
+    flat = CompressionPlan(GROUPED, (kept, kept), "by_hand", router_groups="flatten")
+    assert (balanced.new_layout.num_groups, balanced.new_layout.topk_groups) == (2, 1)
+    assert flat.new_layout == MoELayout((1, 2), (4, 4), 2)
+    assert flat.digest != balanced.digest
+    uneven = CompressionPlan(GROUPED, (pruning_groups([0, 1, 2]),) * 2, "by_hand", router_groups="flatten")
+    assert uneven.new_layout.num_experts == (3, 3)
+
+
+@pytest.mark.parametrize(("groups", "chosen"), [(3, 1), (2, 3), (2, 0)])
+def test_layouts_whose_groups_cannot_be(groups, chosen):
+    with pytest.raises(PlanError, match="the router needs equal groups"):
+        MoELayout((0,), (8,), 2, groups, chosen)
+
+
 def test_a_group_needs_a_weight_each():
     with pytest.raises(PlanError, match="one weight per member"):
         ExpertGroup((0, 1), (1.0,))

@@ -21,6 +21,7 @@ from moe_compress.families.conversion import (
     report_loading,
     shapes_in_memory,
 )
+from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.verify import name_some
 from moe_compress.types import MoELayout, TensorMap, TensorRole
 
@@ -59,6 +60,11 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
         UnsupportedModelError: if transformers does not know the architecture, it has no routed experts, or a
             tensor cannot be told apart.
     """
+    if read_layer_counts(config) is not None:
+        raise UnsupportedModelError(
+            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it was "
+            "compressed before; compress the model it was made from"
+        )
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
     report = report_loading(config, tensors)
     _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")

@@ -39,17 +39,32 @@ class LayerCounts:
 
 
 def read_layer_counts(config: Mapping[str, Any]) -> LayerCounts | None:
-    """Return the layers' own numbers of experts, None if a config has none."""
+    """Return the layers' own numbers of experts, None if a config has none.
+
+    Raises:
+        UnsupportedModelError: if `per_layer_config` is not what transformers writes.
+    """
     parts = {"": config, **{f"{key}.": part for key, part in config.items() if isinstance(part, Mapping)}}
     for prefix, part in parts.items():
         layers = part.get("per_layer_config") or {}
-        counts = {
-            int(layer): {name: value for name, value in values.items() if name in COUNT_NAMES}
-            for layer, values in layers.items()
-        }
-        if any(counts.values()):
-            return LayerCounts(_without_counts(config, prefix), prefix, {k: v for k, v in counts.items() if v})
+        if not isinstance(layers, Mapping) or not all(isinstance(values, Mapping) for values in layers.values()):
+            raise UnsupportedModelError(
+                f"{prefix}per_layer_config in config.json is no table of layers and their settings; correct it"
+            )
+        if counts := {int(layer): own for layer, values in layers.items() if (own := _own_counts(layer, values))}:
+            return LayerCounts(_without_counts(config, prefix), prefix, counts)
     return None
+
+
+def _own_counts(layer: str, values: Mapping[str, Any]) -> dict[str, int]:
+    found = {name: value for name, value in values.items() if name in COUNT_NAMES}
+    for name, value in found.items():
+        if not str(layer).isdecimal() or type(value) is not int or value < 1:
+            raise UnsupportedModelError(
+                f"per_layer_config in config.json gives layer {layer!r} {name} = {value!r}; give the layer's index "
+                "and a number of at least 1"
+            )
+    return found
 
 
 def _without_counts(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def check_request(
 
     index = read_index(base_model.path)
     layout = derive_tensor_map(index.config, index.shapes).layout
-    methods.check_budget(budget, layout)
+    methods.check_budget(budget, layout.flattened if chosen.groups == "flatten" else layout)
     return layout
 
 
@@ -56,11 +56,11 @@ def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
     Raises:
         ParameterError: if it gives layers of different size and they are to be written as one.
     """
-    if budget.scope == "global":
+    if budget.scope == "global" and rewrite.layout == "uniform":
         raise ParameterError(
             "select.budget.scope is 'global', which keeps more experts in some layers than in others, but "
-            f"rewrite.layout '{rewrite.layout}' writes one number for all and layouts that write uneven layers "
-            "do not exist yet; set select.budget.scope to per_layer"
+            "rewrite.layout 'uniform' writes one number for all; set rewrite.layout to per_layer, which only "
+            "moe_compress.load_model loads, or select.budget.scope to per_layer"
         )
 
 

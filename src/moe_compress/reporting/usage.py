@@ -28,19 +28,23 @@ def how_to_load(report: CompressionReport, folder: str) -> tuple[Snippet, ...]:
     """Return one snippet for each way this checkpoint loads.
 
     Args:
-        report: the run; vLLM is left out where layers differ, which it cannot represent.
+        report: the run; where layers differ only this package's own loader is left.
         folder: the checkpoint's folder, as the reader of the snippets would type it.
     """
-    snippets = [
-        Snippet(
-            "transformers",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained({_quoted(folder)}, dtype="auto")\n'
-            f"tokenizer = AutoTokenizer.from_pretrained({_quoted(folder)})",
-        )
-    ]
+    place = _quoted(folder)
     if report.plan.new_layout.is_uniform:
-        snippets.append(Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"))
+        snippets = [
+            Snippet(
+                "transformers",
+                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+                f'model = AutoModelForCausalLM.from_pretrained({place}, dtype="auto")\n'
+                f"tokenizer = AutoTokenizer.from_pretrained({place})",
+            ),
+            Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"),
+        ]
+    else:
+        code = f'import moe_compress\nmodel = moe_compress.load_model({place}, dtype="auto")'
+        snippets = [Snippet("moe-compress", code)]
     if report.model_uri:
         uri = _quoted(report.model_uri)
         snippets.append(Snippet("MLflow", f"import mlflow\n\nfolder = mlflow.artifacts.download_artifacts({uri})"))
@@ -53,8 +57,9 @@ def loading_note(report: CompressionReport) -> str | None:
         return None
     counts = wording.span(report.plan.new_layout.num_experts)
     return (
-        f"Layers keep different numbers of experts ({counts}): the loader of moe-compress reads that, "
-        "an engine that knows one number for all layers does not."
+        f"Layers keep different numbers of experts ({counts}), told by per_layer_config in config.json. Stock "
+        "transformers reads one number for all layers and refuses this folder; moe-compress builds the same model "
+        "class layer by layer, and what it returns is used and saved like any other transformers model."
     )
 
 
