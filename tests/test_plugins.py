@@ -17,7 +17,7 @@ def test_the_folder_is_the_registry():
     ("name", "message"),
     [
         ("easyep", "did you mean 'easy_ep'"),
-        ("zzz", "no 'zzz' in methods/; available: ean,"),
+        ("zzz", "no 'zzz' in methods/; available: c_prune,"),
         ("_choose", "no '_choose'"),
     ],
 )

@@ -148,14 +148,14 @@ def test_budgets_a_model_cannot_meet(budget, message):
 
 
 def test_unknown_scopes_and_multiples_are_refused():
-    with pytest.raises(ParameterError, match="scope is 'all'; give per_layer or global"):
+    with pytest.raises(ParameterError, match="scope is 'all'; give per_layer, global or importance"):
         Budget(experts_per_layer=4, scope="all")
     with pytest.raises(ParameterError, match="multiple_of is 0"):
         Budget(experts_per_layer=4, multiple_of=0)
 
 
 @pytest.mark.parametrize("scope", ["per_layer", "global"])
-@pytest.mark.parametrize("name", methods.available())
+@pytest.mark.parametrize("name", [name for name in methods.available() if hasattr(methods.load(name), "score")])
 def test_a_deepseek_v3_shape_is_planned_within_two_seconds(name, scope):
     layout = MoELayout(tuple(range(3, 61)), (256,) * 58, 8, num_groups=8, topk_groups=4)
     rng = np.random.default_rng(0)

@@ -152,7 +152,8 @@ def test_batches_join():
 def test_equal_experts_go_in_a_drawn_order():
     stream, logits, _ = draw_layer(9)
     same = np.zeros((TOKENS, EXPERTS, HIDDEN))
-    first = {eliminate(sample_of((stream, logits, same)), ROUTINGS["mixtral"], seed=s).removed[0] for s in range(30)}
+    sample = sample_of((stream, logits, same))
+    first = {eliminate(sample, ROUTINGS["mixtral"], seed=seed).removed[0] for seed in range(30)}
     assert len(first) > 3
 
 

@@ -21,19 +21,23 @@ from moe_compress.methods._budget import check_budget, experts_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
+from moe_compress.methods._target import ModelSize, budget_within, parse_size
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
 
 __all__ = [
     "Method",
     "MethodParameters",
+    "ModelSize",
     "PlanMethod",
     "ScoreMethod",
     "available",
+    "budget_within",
     "check_budget",
     "check_parameters",
     "experts_to_keep",
     "load",
+    "parse_size",
     "plan",
     "plan_mixed",
 ]
@@ -117,6 +121,11 @@ def plan(
     if hasattr(method, "score"):
         made = plan_scores(name, method.score(statistics, seed), layout, budget, seed, router_groups)
     else:
+        if budget.scope == "importance":
+            raise ParameterError(
+                f"{name} plans by itself and has no layer scores to share a total by; give per_layer or global "
+                "(select.budget.scope)"
+            )
         # A method that plans by itself sees a router without groups where they are given up.
         limits = layout.flattened if router_groups == "flatten" else layout
         made = method.plan(replace(statistics, layout=limits), budget, seed, given)

@@ -21,10 +21,10 @@ def check_budget(budget: Budget, layout: MoELayout) -> None:
     Raises:
         ParameterError: if it cannot.
     """
-    if budget.scope == "global":
-        total_to_keep(budget, layout)
-    else:
+    if budget.scope == "per_layer":
         experts_to_keep(budget, layout)
+    else:
+        total_to_keep(budget, layout)
 
 
 def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ def fewest_of(layout: MoELayout) -> int:
 
 
 def total_to_keep(budget: Budget, layout: MoELayout) -> int:
-    """Return how many experts all layers keep together under a `global` budget.
+    """Return how many experts all layers keep together when the layers share one total.
 
     Raises:
         ParameterError: if that is less than the layers' floors, or more than the layers can hold.
@@ -83,7 +83,7 @@ def total_to_keep(budget: Budget, layout: MoELayout) -> int:
 
 
 def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the fewest and the most experts each layer may keep under a `global` budget, lengths L.
+    """Return the fewest and the most experts each layer may keep of a shared total, lengths L.
 
     Raises:
         ParameterError: if a layer has no multiple of its step between the two.

@@ -59,9 +59,8 @@ class Outcomes:
         picked_NK = self.scores_NE.gather(1, ids_NK)
         factor_N = routing.gate_factor(picked_NK.sum(dim=1), self.scores_NE.sum(dim=1))
         gates_NE = torch.zeros_like(self.scores_NE).scatter_(1, ids_NK, picked_NK * factor_N[:, None])
-        self.output_dot_NE = torch.einsum(
-            "nij,nj->ni", sample.gram_NEE, gates_NE.to(sample.gram_NEE.dtype)
-        ).double()
+        gram_NEE = sample.gram_NEE
+        self.output_dot_NE = torch.einsum("nij,nj->ni", gram_NEE, gates_NE.to(gram_NEE.dtype)).double()
         self.stream_dot_NE = sample.stream_dot_NE.double()
         self.output_sq_N = (gates_NE * self.output_dot_NE).sum(dim=1)
         self.stream_output_N = (gates_NE * self.stream_dot_NE).sum(dim=1)

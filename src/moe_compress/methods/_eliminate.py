@@ -29,7 +29,7 @@ class Elimination:
     errors: tuple[float, ...]
 
     def ranks(self, num_experts: int) -> FloatArray:
-        """Return when each expert went, float64 `[E]`; experts that stayed have the highest number, all the same."""
+        """Return when each expert went, float64 `[E]`; those that stayed share the highest number."""
         rank_E = np.full(num_experts, float(len(self.removed)))
         rank_E[list(self.removed)] = np.arange(len(self.removed))
         return rank_E
@@ -120,7 +120,7 @@ class _Candidates:
         per_token = (self.routing.top_k + 2 * self.routing.num_groups) * experts
         if self.routing.bias_E is not None and self.routing.scoring == "softmax":
             per_token = experts * experts
-        for part in rows.split(max(1, MAX_CELLS // per_token)):
+        for part in torch.split(rows, max(1, MAX_CELLS // per_token)):
             self._route(part)
         changed = torch.arange(len(self.scores_NE), device=rows.device) if self.routing.counts_absent else rows
         rest_NE = _sum_of_others(self.scores_NE[changed] * self.there_E)

@@ -81,4 +81,4 @@ class _Tree:
 def _heights_in_turn(trees: Sequence[_Tree]) -> FloatArray:
     """Return a layer's heights as shares of their sum, every router group's first cluster first."""
     heights = np.stack([tree.heights() for tree in trees], axis=1).reshape(-1)
-    return heights / max(heights.sum(), np.finfo(np.float64).tiny)
+    return np.asarray(heights / max(heights.sum(), np.finfo(np.float64).tiny), dtype=np.float64)

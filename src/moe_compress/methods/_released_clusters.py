@@ -15,8 +15,8 @@ def cluster_batch(vectors_XV: FloatArray, num_clusters: int) -> Clustered:
     """Return each expert's cluster and its distance to the mean of the cluster's members.
 
     As in the published code, Ward's method is given the rows of the distance matrix as if they were the experts'
-    coordinates: experts are alike when they are about as far from all others. As there, ties are broken by position.
-    Their distances are float16; these are float64.
+    coordinates: experts are alike when they are about as far from all others. As there, ties are broken by
+    position. Their distances are float16; these are float64.
 
     Args:
         vectors_XV: per expert, its outputs on the batch's samples, one after the other.

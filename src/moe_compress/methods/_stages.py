@@ -53,7 +53,7 @@ def _dropped_first(rates: Rates, budget: Budget, layout: MoELayout) -> list[int]
     first = rates.layer_rate / both if both else 0.0
     if budget.scope == "per_layer":
         keep_L = experts_to_keep(budget, layout)
-        gone_L = [experts - keep for experts, keep in zip(layout.num_experts, keep_L, strict=True)]
+        gone_L = [float(experts - keep) for experts, keep in zip(layout.num_experts, keep_L, strict=True)]
     else:
         gone = 1 - total_to_keep(budget, layout) / sum(layout.num_experts)
         gone_L = [gone * experts for experts in layout.num_experts]

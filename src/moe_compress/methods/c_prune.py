@@ -68,8 +68,8 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PA
     """
     if parameters.epsilon > 0:
         raise ParameterError(
-            f"epsilon is {parameters.epsilon}, but a plan says which experts merge and cannot carry noise on router "
-            "rows; leave it 0 and add noise where the rows are written (select.parameters)"
+            f"epsilon is {parameters.epsilon}, but a plan says which experts merge and cannot carry noise on "
+            "router rows; leave it 0 and add noise where the rows are written (select.parameters)"
         )
     layout, embedding_LED = statistics.layout, statistics["embedding"]
     share_LE = layer_shares(_merging.scores_of(parameters.score, statistics, seed), layout)

@@ -65,7 +65,7 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PA
 def _experts_per_layer(layout: MoELayout) -> int:
     if not layout.is_uniform:
         raise ParameterError(
-            f"layers have between {min(layout.num_experts)} and {max(layout.num_experts)} experts, and the published "
-            "code counts on one number; use c_prune"
+            f"layers have between {min(layout.num_experts)} and {max(layout.num_experts)} experts, and the "
+            "published code counts on one number; use c_prune"
         )
     return layout.num_experts[0]

@@ -85,7 +85,7 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
             f"domains.{domain}.name is '{own.name}'; a block's name is its key, write name: {domain}"
         )
     chosen = own.selection(SelectParameters.model_validate(parameters["select"]))
-    methods.load(chosen.method)
+    methods.check_parameters(chosen.method, chosen.parameters)
     chosen.budget.as_budget()
     parse_gates(own.gate_entries(parameters["gates"]))
 

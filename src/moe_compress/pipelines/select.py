@@ -26,7 +26,7 @@ def plan_experts(
     """
     chosen = own.selection(shared)
     budget = chosen.budget.as_budget()
-    plan = methods.plan(chosen.method, statistics, budget, chosen.seed, chosen.groups)
+    plan = methods.plan(chosen.method, statistics, budget, chosen.seed, chosen.groups, chosen.parameters)
     return replace(plan, provenance=lineage)
 
 
