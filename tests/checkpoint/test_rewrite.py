@@ -146,11 +146,15 @@ UNEVEN = CompressionPlan(make_layout(), (pruning_groups([0]), pruning_groups([0,
 
 
 def test_layers_of_different_size(source):
-    refuse(source, UNEVEN, r"between 1 and 2 experts, .* \(select.budget.scope: per_layer\), or .*layout: per_layer")
+    refuse(
+        source, UNEVEN, r"between 1 and 2 experts, .* \(select.budget.scope: per_layer\), or .*layout: per_layer"
+    )
 
 
 def test_the_per_layer_layout_tells_what_is_smaller(source):
-    rewrite = plan_rewrite(read_index(source), replace(make_map(), count_keys=("num_experts",)), UNEVEN, layout="per_layer")
+    rewrite = plan_rewrite(
+        read_index(source), replace(make_map(), count_keys=("num_experts",)), UNEVEN, layout="per_layer"
+    )
     assert rewrite.config["num_experts"] == 2
     assert rewrite.config["per_layer_config"] == {"1": {"num_experts": 1}}
     assert rewrite.shapes["layers.1.gate.weight"] == (1, 3)

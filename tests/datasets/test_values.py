@@ -9,6 +9,7 @@ import pytest
 from kedro.io import DatasetError
 
 from moe_compress.datasets import (
+    CompatibilityDataset,
     EvaluationDataset,
     FolderDataset,
     NewestPlansDataset,
@@ -20,10 +21,12 @@ from moe_compress.datasets import (
 from moe_compress.errors import DataError, PlanError
 from moe_compress.types import (
     CompressionPlan,
+    EngineVerdict,
     EvaluationResult,
     ExpertStatistics,
     ItemResult,
     MoELayout,
+    Reason,
     pruning_groups,
 )
 
@@ -75,6 +78,35 @@ def test_plans_come_back(tmp_path):
     loaded = dataset.load()
     assert (loaded.groups, loaded.method, loaded.digest) == (saved.groups, "toy", saved.digest)
     np.testing.assert_array_equal(loaded.scores, saved.scores)
+
+
+def test_a_plan_that_gives_the_groups_up_comes_back(tmp_path):
+    layout = MoELayout((1, 2), (4, 4), 2, num_groups=2, topk_groups=1)
+    saved = CompressionPlan(layout, (pruning_groups([0, 1, 2]),) * 2, "toy", router_groups="flatten")
+    dataset = bound(PlanDataset, tmp_path)
+    dataset.save(saved)
+    assert dataset.load() == saved
+
+
+def test_a_plan_of_a_version_without_groups_to_give_up_comes_back(tmp_path):
+    dataset = bound(PlanDataset, tmp_path)
+    dataset.save(make_plan([0, 1], [2, 3]))
+    content = json.loads(dataset.path.read_text())
+    del content["router_groups"]
+    dataset.path.write_text(json.dumps(content))
+    assert dataset.load().router_groups == "balanced"
+
+
+def test_verdicts_on_engines_come_back(tmp_path):
+    saved = (
+        EngineVerdict("transformers", "loads", was_run=True),
+        EngineVerdict(
+            "vLLM", "no", False, (Reason("refuses", "layers differ", "a.py"), Reason("slower", "b", "c"))
+        ),
+    )
+    dataset = bound(CompatibilityDataset, tmp_path)
+    dataset.save(saved)
+    assert dataset.load() == saved
 
 
 def test_a_plan_edited_by_hand_is_refused(tmp_path):

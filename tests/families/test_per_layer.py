@@ -1,4 +1,4 @@
-"""Layers with different numbers of experts: loaded, they are the model sliced in memory; stock classes refuse them."""
+"""Layers with different numbers of experts load as the model sliced in memory, and stock classes refuse them."""
 
 import json
 import re
@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.families.conftest import FAMILIES, build, count_key
 from transformers import AutoModelForCausalLM
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 import moe_compress
 from moe_compress.checkpoint.index import read_index
@@ -27,7 +27,9 @@ EAGER = {"dtype": torch.float32, "attn_implementation": "eager", "experts_implem
 
 def uneven(model):
     """Return different experts for each MoE layer, 3 of the first, one more of each next."""
-    return {layer: sorted((2 * layer + 3 * i) % 8 for i in range(3 + n)) for n, layer in enumerate(model.moe_layers)}
+    return {
+        layer: sorted((2 * layer + 3 * i) % 8 for i in range(3 + n)) for n, layer in enumerate(model.moe_layers)
+    }
 
 
 def rewrite(source, destination, kept):
@@ -161,7 +163,9 @@ def test_a_layer_without_experts_has_no_number_of_its_own(tiny, tmp_path):
     model = tiny("glm4_moe")  # its layer 0 is dense
     planned = rewrite(model.folder, tmp_path / "new", uneven(model))
     config = planned.config | {"per_layer_config": {"0": {"n_routed_experts": 3}}}
-    with pytest.raises(UnsupportedModelError, match="layer 0 has its own .* no tensor of that layer depends on it"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"layer 0 has its own .* no tensor of that layer depends on it"
+    ):
         verify_checkpoint(config, planned.shapes)
 
 

@@ -95,9 +95,7 @@ def test_every_step_is_the_literal_one(name, error, seed):
     kept = list(range(EXPERTS))
     assert len(found.removed) == EXPERTS - routing.fewest
     for gone, harm in zip(found.removed, found.errors, strict=True):
-        harms = {
-            e: error_slowly(layer, [k for k in kept if k != e], routing, error) for e in may_go(kept, routing)
-        }
+        harms = {e: error_slowly(layer, [k for k in kept if k != e], routing, error) for e in may_go(kept, routing)}
         assert harms[gone] == pytest.approx(min(harms.values()), rel=1e-9, abs=1e-12)
         assert harm == pytest.approx(harms[gone], rel=1e-9, abs=1e-12)
         kept.remove(gone)

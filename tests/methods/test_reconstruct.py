@@ -50,5 +50,5 @@ def test_a_global_budget_follows_the_curves(make_statistics):
 
 def test_ranks_of_several_eliminations_are_refused(make_statistics):
     statistics = make_statistics()
-    with pytest.raises(StatisticsError, match="layer 1's elimination ranks .* are not one elimination's"):
+    with pytest.raises(StatisticsError, match=r"layer 1's elimination ranks .* are not one elimination's"):
         methods.plan("reconstruct", statistics + statistics, Budget(experts_per_layer=5), 0)

@@ -49,7 +49,11 @@ def test_one_expert_is_its_own_cluster():
 def test_following_the_rates_is_the_published_voting(make_statistics):
     statistics = make_statistics(1, layers=4)
     plan = methods.plan(
-        "c_prune_released", statistics, Budget(fraction_dropped=0.5), 0, parameters={**PARAMETERS, "follow": "rates"}
+        "c_prune_released",
+        statistics,
+        Budget(fraction_dropped=0.5),
+        0,
+        parameters={**PARAMETERS, "follow": "rates"},
     )
     outputs = statistics["pooled_outputs"]
     layers = {layer: cluster_samples(outputs[layer - 1], 4, 5) for layer in (1, 2, 3, 4)}

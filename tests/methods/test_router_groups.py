@@ -68,7 +68,7 @@ def test_balanced_plans_meet_the_budget_with_the_best_of_each_group(budget, seed
 
 
 def share_slowly(statistics, total):
-    """Give every layer its floor, then one step of experts at a time to the layer whose next ones are worth most."""
+    """Give every layer its floor, then one step at a time to the layer whose next experts are worth most."""
     layout = statistics.layout
     groups = layout.num_groups
     ranked, kept = [], []

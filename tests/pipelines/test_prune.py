@@ -137,3 +137,18 @@ def test_layers_that_compete_end_as_a_registered_model_of_uneven_layers(project,
     assert isinstance(generated, str)
     card = (Path(folder) / "README.md").read_text()
     assert "moe_compress.load_model" in card and "AutoModelForCausalLM" not in card
+    verdicts = json.loads(next(iter(project.find("06_models/medical/*/compatibility.json"))).read_text())
+    assert {each["engine"]: each["verdict"] for each in verdicts} == dict.fromkeys(
+        ["transformers", "vLLM", "SGLang", "llama.cpp"], "no"
+    )
+
+
+def test_who_can_load_it_is_said_before_a_byte_is_written(project, caplog):
+    with caplog.at_level("INFO", logger="moe_compress"):
+        assert project.prune("rewrite.max_shard_bytes=1000000").exit_code == 0
+    messages = [record.getMessage() for record in caplog.records]
+    (table,) = (message for message in messages if "who is expected to load" in message)
+    assert "\ntransformers  loads\nvLLM          loads (not run)\n" in table
+    (told,) = project.find("06_models/medical/*/compatibility.json")
+    (written,) = project.find("06_models/medical/*/checkpoint/config.json")
+    assert told.stat().st_mtime_ns < written.stat().st_mtime_ns

@@ -8,11 +8,13 @@ import pytest
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     CompressionPlan,
+    EngineVerdict,
     EvaluationResult,
     GateOutcome,
     GateReport,
     ItemResult,
     MoELayout,
+    Reason,
     TaskComparison,
     pruning_groups,
 )
@@ -148,6 +150,13 @@ def report() -> CompressionReport:
         checkpoint="data/06_models/b7d1c2e3/medical",
         data_docs="data/08_reporting/gx/index.html",
         flips=tuple(make_flip(gain=number % 3 == 2) for number in range(4)),
+        compatibility=(
+            EngineVerdict("transformers", "loads", was_run=True),
+            EngineVerdict(
+                "vLLM", "loads", False, (Reason("slower", "32 <experts> take a general kernel", "a/b.cu"),)
+            ),
+            EngineVerdict("llama.cpp", "misreads", False, (Reason("misreads", "groups by two", "c/d.cpp"),)),
+        ),
         other_plans={domain: make_plan(seed) for seed, domain in enumerate(DOMAINS[1:], start=2)},
     )
 

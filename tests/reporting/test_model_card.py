@@ -53,6 +53,24 @@ def test_the_text_has_the_numbers(failed_report: CompressionReport, tmp_path: Pa
     assert failed_report.plan.digest in text
 
 
+def test_the_card_says_who_can_load_it(report: CompressionReport, tmp_path: Path) -> None:
+    text = ModelCard.load(write_model_card(report, tmp_path)).text
+    assert "| transformers, run | loads |  |" in text
+    assert r"| vLLM | loads | 32 \<experts\> take a general kernel |" in text
+    assert "| llama.cpp | misreads | groups by two |" in text
+    silent = replace(report, compatibility=())
+    assert "Engine" not in ModelCard.load(write_model_card(silent, tmp_path)).text
+
+
+def test_the_card_of_uneven_layers_shows_the_loader(report: CompressionReport, tmp_path: Path) -> None:
+    groups = (report.plan.groups[0][:24], *report.plan.groups[1:])
+    uneven = replace(report, plan=replace(report.plan, groups=groups))
+    text = ModelCard.load(write_model_card(uneven, tmp_path)).text
+    assert "Stock transformers reads one number for all layers and refuses this folder" in text
+    assert 'import moe_compress\nmodel = moe_compress.load_model("path/to/this/folder", dtype="auto")' in text
+    assert "AutoModelForCausalLM" not in text and "vllm serve" not in text
+
+
 def test_licence_and_language_come_from_the_bases_card(report: CompressionReport, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()

@@ -190,3 +190,12 @@ def test_an_existing_page_is_replaced_and_nothing_else_left(report: CompressionR
     write_html(report, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text(encoding="utf-8") != "old"
+
+
+def test_the_page_says_who_can_load_it(report: CompressionReport, page: tuple[str, Page], tmp_path: Path) -> None:
+    _, parsed = page
+    assert "transformers loads run Nothing was found against it." in parsed.text
+    assert "vLLM loads not run 32 <experts> take a general kernel a/b.cu" in parsed.text
+    assert "llama.cpp misreads not run" in parsed.text
+    _, silent = load(replace(report, compatibility=()), tmp_path)
+    assert "Who can load it" not in silent.text

@@ -34,7 +34,16 @@ def test_where_layers_differ_only_our_own_loader_is_shown(report: CompressionRep
     )
     snippets = {snippet.title: snippet.code for snippet in usage.how_to_load(uneven, 'a "b"')}
     assert list(snippets) == ["moe-compress", "MLflow"]
-    assert snippets["moe-compress"] == 'import moe_compress\nmodel = moe_compress.load_model("a \\"b\\"", dtype="auto")'
+    assert (
+        snippets["moe-compress"]
+        == 'import moe_compress\nmodel = moe_compress.load_model("a \\"b\\"", dtype="auto")'
+    )
     note = usage.loading_note(uneven) or ""
     assert "(24 to 32)" in note and "transformers reads one number for all layers and refuses" in note
     assert usage.loading_note(report) is None
+
+
+def test_an_engine_that_would_misread_it_is_not_advertised(report: CompressionReport) -> None:
+    misread = replace(report, compatibility=(replace(report.compatibility[1], verdict="misreads"),))
+    assert "vLLM" not in [snippet.title for snippet in usage.how_to_load(misread, "m")]
+    assert "vLLM" in [snippet.title for snippet in usage.how_to_load(report, "m")]

@@ -122,7 +122,7 @@ def test_router_groups_stay_equal(kept, message):
 
 def test_a_token_finds_top_k_experts_in_its_groups():
     layout = MoELayout((1,), (8,), 3, num_groups=2, topk_groups=1)
-    with pytest.raises(PlanError, match="2 experts per group, .* top_k=3 in the 1 groups a token may use"):
+    with pytest.raises(PlanError, match=r"2 experts per group, .* top_k=3 in the 1 groups a token may use"):
         plan([0, 1, 4, 5], layout=layout)
     assert plan([0, 1, 2, 5, 6, 7], layout=layout).new_layout.num_experts == (6,)
 

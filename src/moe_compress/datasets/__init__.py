@@ -1,6 +1,7 @@
 """Kedro dataset classes: how each value that passes between stages is saved and loaded."""
 
 from moe_compress.datasets.checkpoint import CheckpointDataset, KeyedCheckpointDataset
+from moe_compress.datasets.compatibility import CompatibilityDataset
 from moe_compress.datasets.evaluation import EvaluationDataset
 from moe_compress.datasets.folder import FolderDataset
 from moe_compress.datasets.keyed import RunKeysDataset
@@ -10,6 +11,7 @@ from moe_compress.datasets.statistics import StatisticsDataset
 
 __all__ = [
     "CheckpointDataset",
+    "CompatibilityDataset",
     "EvaluationDataset",
     "FolderDataset",
     "KeyedCheckpointDataset",

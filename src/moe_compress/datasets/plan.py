@@ -71,7 +71,7 @@ def read_plan(path: Path) -> CompressionPlan:
         method=content["method"],
         scores=None if content["scores"] is None else np.array(content["scores"], dtype=np.float64),
         provenance=content["provenance"],
-        router_groups=content["router_groups"],
+        router_groups=content.get("router_groups", "balanced"),
     )
     if plan.digest != content["digest"]:
         raise PlanError(

@@ -26,9 +26,7 @@ def with_value(config: Mapping[str, Any], keys: Iterable[str], value: int) -> di
     return changed
 
 
-def with_layer_values(
-    config: Mapping[str, Any], keys: Iterable[str], values: Mapping[int, int]
-) -> dict[str, Any]:
+def with_layer_values(config: Mapping[str, Any], keys: Iterable[str], values: Mapping[int, int]) -> dict[str, Any]:
     """Return a copy of a config in which some layers have values of their own, written as transformers does.
 
     Args:

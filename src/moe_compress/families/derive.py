@@ -62,8 +62,8 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     """
     if read_layer_counts(config) is not None:
         raise UnsupportedModelError(
-            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it was "
-            "compressed before; compress the model it was made from"
+            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it "
+            "was compressed before; compress the model it was made from"
         )
     _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
     report = report_loading(config, tensors)

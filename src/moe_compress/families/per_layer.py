@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
@@ -93,15 +92,15 @@ def graft_layers(model: Any, counts: Mapping[int, Counts], build: Callable[[Coun
     """
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     layers_with: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
-    for layer, values in counts.items():
-        layers_with[tuple(sorted(values.items()))].append(layer)
-    for values, layers in layers_with.items():
-        donor = build(dict(values))
+    for layer, own in counts.items():
+        layers_with[tuple(sorted(own.items()))].append(layer)
+    for number, layers in layers_with.items():
+        donor = build(dict(number))
         places = _find_places({name: tensor.shape for name, tensor in donor.state_dict().items()}, before)
         for layer in layers:
             if layer not in places:
                 raise UnsupportedModelError(
-                    f"layer {layer} has its own {dict(values)} in per_layer_config, but no tensor of that layer "
+                    f"layer {layer} has its own {dict(number)} in per_layer_config, but no tensor of that layer "
                     "depends on it; correct config.json"
                 )
             _take_over(model, donor, places[layer])
@@ -113,7 +112,13 @@ def _find_places(shapes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[i
     for name, shape in shapes.items():
         if shape != before.get(name) and (match := _LAYER.match(name)):
             owners[int(match[1])].append(name.split(".")[:-1])
-    return {layer: ".".join(commonprefix(paths)) for layer, paths in owners.items()}
+    return {layer: ".".join(_common_start(paths)) for layer, paths in owners.items()}
+
+
+def _common_start(paths: list[list[str]]) -> list[str]:
+    first, last = min(paths), max(paths)  # what these two share, all between them share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same]
 
 
 def _take_over(model: Any, donor: Any, place: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, cast
 
 from moe_compress.errors import ParameterError, PluginError
-from moe_compress.methods._budget import check_budget, experts_to_keep
+from moe_compress.methods._budget import check_budget, experts_to_keep, total_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
@@ -40,6 +40,7 @@ __all__ = [
     "parse_size",
     "plan",
     "plan_mixed",
+    "total_to_keep",
 ]
 
 

@@ -71,8 +71,8 @@ def total_to_keep(budget: Budget, layout: MoELayout) -> int:
     if total < sum(floors):
         raise ParameterError(
             f"all layers together would keep {total} experts, but each needs {fewest_of(layout)} to route "
-            f"{_describe(layout)} and at least a tenth of its own, in all {sum(floors)}; keep at least {sum(floors)} "
-            "(select.budget)"
+            f"{_describe(layout)} and at least a tenth of its own, in all {sum(floors)}; "
+            f"keep at least {sum(floors)} (select.budget)"
         )
     if total > sum(ceilings):
         raise ParameterError(

@@ -17,6 +17,7 @@ from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     CheckpointReference,
     CompressionPlan,
+    EngineVerdict,
     EvaluationResult,
     GateReport,
     TaskComparison,
@@ -36,6 +37,7 @@ def draft_report(
     gate_report: GateReport,
     gate_docs: Path,
     checkpoint: CheckpointReference,
+    compatibility: tuple[EngineVerdict, ...],
     lineage: Mapping[str, str],
     domains_folder: Path,
     newest_plans: Mapping[str, CompressionPlan],
@@ -61,6 +63,7 @@ def draft_report(
         data_docs=os.path.relpath(gate_docs),
         other_plans=comparable_plans(plan, newest_plans, own.name),
         flips=find_flips(baseline, candidate, domains_folder, own.name),
+        compatibility=compatibility,
     )
     publish(report, report_folder(reporting_folder, report))
     return report
@@ -211,6 +214,7 @@ def create_pipeline() -> Pipeline:
                     "gate_report",
                     "gate_docs",
                     "candidate_checkpoint",
+                    "compatibility",
                     "lineage",
                     "domains_folder",
                     "newest_plans",

@@ -1,18 +1,51 @@
-"""Stage 4, rewrite: plan the smaller checkpoint from names alone, and stream it."""
+"""Stage 4, rewrite: tell who can load it, plan the smaller checkpoint from names alone, and stream it."""
 
 from __future__ import annotations
+
+import logging
+from collections import Counter
 
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.pipelines.parameters import RewriteParameters
-from moe_compress.types import CheckpointReference, CompressionPlan
+from moe_compress.types import CheckpointReference, CompressionPlan, EngineVerdict, Served
+
+logger = logging.getLogger(__name__)
+
+
+def check_compatibility(base_model: CheckpointReference, plan: CompressionPlan) -> tuple[EngineVerdict, ...]:
+    """Return what each serving engine is expected to do with what the plan makes of the base model; log it."""
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.compatibility.judge import as_lines, judge
+
+    index = read_index(base_model.path)
+    num_bytes: Counter[str] = Counter()
+    for info in index.tensors.values():
+        num_bytes[info.dtype] += info.num_bytes
+    config = index.config
+    served = Served(
+        architecture=str((config.get("architectures") or [""])[0]),
+        model_type=str(config.get("model_type", "")),
+        layout=plan.new_layout,
+        quantisation=(config.get("quantization_config") or {}).get("quant_method"),
+        dtype=max(num_bytes, key=num_bytes.__getitem__),
+    )
+    verdicts = judge(served)
+    level = logging.WARNING if any(verdict.is_warning for verdict in verdicts) else logging.INFO
+    logger.log(level, "who is expected to load the compressed checkpoint:\n%s", "\n".join(as_lines(verdicts)))
+    return verdicts
 
 
 def plan_rewrite(
-    base_model: CheckpointReference, plan: CompressionPlan, parameters: RewriteParameters
+    base_model: CheckpointReference,
+    plan: CompressionPlan,
+    parameters: RewriteParameters,
+    compatibility: tuple[EngineVerdict, ...],
 ) -> CheckpointRewrite:
     """Return the `CheckpointRewrite` that the checkpoint dataset then streams to disk.
+
+    `compatibility` stands for a table that was shown, so that nothing is written before it.
 
     Raises:
         UnsupportedModelError: if a tensor's role cannot be told.
@@ -35,14 +68,15 @@ def plan_rewrite(
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stage: plan -> candidate checkpoint."""
+    """Return the stage: plan -> verdicts of engines, candidate checkpoint."""
     return Pipeline(
         [
+            Node(check_compatibility, ["base_model", "plan"], "compatibility", name="check_compatibility"),
             Node(
                 plan_rewrite,
-                ["base_model", "plan", "params:rewrite"],
+                ["base_model", "plan", "params:rewrite", "compatibility"],
                 "candidate_checkpoint",
                 name="rewrite_checkpoint",
-            )
+            ),
         ]
     )

@@ -51,6 +51,8 @@ def stage_keys(
     )
     select = digest_of([collect, parameters["select"], own.get("select"), source("methods", "pipelines/select.py")])
     rewrite = digest_of([select, parameters["rewrite"], source("checkpoint", "families", "pipelines/rewrite.py")])
+    facts = file_digest(Path(moe_compress.__file__).parent / "compatibility" / "engines.yaml")
+    compatibility = digest_of([select, facts, source("compatibility")])
     baseline = digest_of(
         [
             base_digest,
@@ -66,6 +68,7 @@ def stage_keys(
         "collect": collect,
         "select": select,
         "rewrite": rewrite,
+        "compatibility": compatibility,
         "baseline": baseline,
         "candidate": candidate,
         "run": run,

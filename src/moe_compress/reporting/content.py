@@ -12,6 +12,7 @@ from moe_compress.errors import EvaluationError, PlanError
 from moe_compress.reporting import wording
 from moe_compress.types import (
     CompressionPlan,
+    EngineVerdict,
     EvaluationResult,
     FloatArray,
     GateReport,
@@ -85,6 +86,7 @@ class CompressionReport:
         data_docs: where Great Expectations' pages lie, as a reader would type it.
         flips: items whose answer changed from right to wrong or back.
         other_plans: name -> another plan for the same base model, to measure overlap with.
+        compatibility: what serving engines are expected to do with the checkpoint.
     """
 
     domain: str
@@ -101,6 +103,7 @@ class CompressionReport:
     data_docs: str | None = None
     flips: tuple[FlippedItem, ...] = ()
     other_plans: Mapping[str, CompressionPlan] = field(default_factory=dict)
+    compatibility: tuple[EngineVerdict, ...] = ()
 
     def __post_init__(self) -> None:
         if self.gate_report.domain != self.domain:

@@ -40,8 +40,9 @@ def how_to_load(report: CompressionReport, folder: str) -> tuple[Snippet, ...]:
                 f'model = AutoModelForCausalLM.from_pretrained({place}, dtype="auto")\n'
                 f"tokenizer = AutoTokenizer.from_pretrained({place})",
             ),
-            Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"),
         ]
+        if not any(engine.engine == "vLLM" and engine.is_warning for engine in report.compatibility):
+            snippets.append(Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"))
     else:
         code = f'import moe_compress\nmodel = moe_compress.load_model({place}, dtype="auto")'
         snippets = [Snippet("moe-compress", code)]

@@ -8,6 +8,7 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
 """
 
 from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
+from moe_compress.types.compatibility import EngineVerdict, Reason, Served, Verdict
 from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
 from moe_compress.types.gates import GateOutcome, GateReport
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
@@ -28,6 +29,7 @@ __all__ = [
     "CompressionPlan",
     "Demonstrations",
     "Encoding",
+    "EngineVerdict",
     "EvaluationResult",
     "ExpertGroup",
     "ExpertStatistics",
@@ -37,12 +39,15 @@ __all__ = [
     "ItemResult",
     "MoELayout",
     "Provenance",
+    "Reason",
     "RouterGroups",
     "RoutingBatch",
+    "Served",
     "TaskComparison",
     "TensorInfo",
     "TensorMap",
     "TensorRole",
+    "Verdict",
     "as_json",
     "digest_of",
     "iterate_layers",

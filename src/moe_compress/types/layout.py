@@ -39,9 +39,9 @@ class MoELayout:
                 )
             if count % self.num_groups or not 1 <= self.topk_groups <= self.num_groups:
                 raise PlanError(
-                    f"layer {layer} has {count} experts in {self.num_groups} router groups of which a token may use "
-                    f"{self.topk_groups}; the router needs equal groups and may use at most all of them, so correct "
-                    "the config"
+                    f"layer {layer} has {count} experts in {self.num_groups} router groups of which a token may "
+                    f"use {self.topk_groups}; the router needs equal groups and may use at most all of them, so "
+                    "correct the config"
                 )
 
     @property

@@ -116,13 +116,15 @@ class CompressionPlan:
         if rest or any(home != {new // new_size} for new, home in enumerate(homes)):
             kept = [sum(min(home) == group for home in homes) for group in range(num_groups)]
             raise PlanError(
-                f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same number "
-                "of each, in order, and merge inside groups only, or give the groups up (select.groups: flatten)"
+                f"layer {layer} would keep {kept} experts of the router's {num_groups} groups; keep the same "
+                "number of each, in order, and merge inside groups only, or give the groups up "
+                "(select.groups: flatten)"
             )
         if new_size < 2 or new_size * topk_groups < self.layout.top_k:
             raise PlanError(
                 f"layer {layer} would keep {new_size} experts per group, but the router needs at least 2 to rank "
-                f"a group and top_k={self.layout.top_k} in the {topk_groups} groups a token may use; keep more experts"
+                f"a group and top_k={self.layout.top_k} in the {topk_groups} groups a token may use; keep more "
+                "experts"
             )
 
     @property
@@ -144,8 +146,8 @@ class CompressionPlan:
     @property
     def digest(self) -> str:
         """The sha256 of what the plan does to a checkpoint: layout and groups, not how they were chosen."""
-        layouts = [asdict(self.layout), asdict(self.new_layout)]
-        return digest_of([*layouts, [[asdict(g) for g in groups] for groups in self.groups]])
+        done = [asdict(self.layout), [[asdict(group) for group in groups] for groups in self.groups]]
+        return digest_of([*done, "flatten"] if self.router_groups == "flatten" else done)
 
 
 def pruning_groups(kept: Sequence[int]) -> tuple[ExpertGroup, ...]:

@@ -1,0 +1,1 @@
+"""Which serving engines will load a compressed checkpoint, and why not: facts with sources, and what follows."""
