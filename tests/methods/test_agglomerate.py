@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import combinations
 from math import exp, inf, sqrt
 
@@ -275,14 +274,3 @@ def test_router_rows_are_means_and_noise_is_seeded():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ParameterError, match=message):
         Agglomeration(**settings)
-
-
-@pytest.mark.parametrize("delta", [None, -0.3])
-def test_a_layer_of_256_experts_takes_less_than_a_58th_of_thirty_seconds(delta):
-    embeddings = np.random.default_rng(9).normal(size=(256, 512))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        group_experts(embeddings, Agglomeration(12, delta=delta, radius=30.0), SEED)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 30 / 58

@@ -22,7 +22,7 @@ from moe_compress.methods._homogeneity import Clustering, mean_affinity
 from moe_compress.methods._stages import Rates, clusters_to_leave, keep_clusters
 from moe_compress.types import Budget, CompressionPlan, ExpertGroup, ExpertStatistics, FloatArray, MoELayout
 
-STATISTICS: tuple[str, ...] = ("embedding", "count", *easy_ep.STATISTICS)
+STATISTICS: tuple[str, ...] = ("embedding", *easy_ep.STATISTICS)
 
 
 class PARAMETERS(Rates):
