@@ -55,10 +55,7 @@ class Outcomes:
         self.sample, self.routing, self.error = sample, routing, error
         self.scores_NE = routing.scores(sample.logits_NE)
         there_NE = torch.ones_like(self.scores_NE, dtype=torch.bool)
-        ids_NK, _ = routing.choose(self.scores_NE, there_NE)
-        picked_NK = self.scores_NE.gather(1, ids_NK)
-        factor_N = routing.gate_factor(picked_NK.sum(dim=1), self.scores_NE.sum(dim=1))
-        gates_NE = torch.zeros_like(self.scores_NE).scatter_(1, ids_NK, picked_NK * factor_N[:, None])
+        gates_NE = torch.zeros_like(self.scores_NE).scatter_(1, *routing.gates(self.scores_NE, there_NE))
         gram_NEE = sample.gram_NEE
         self.output_dot_NE = torch.einsum("nij,nj->ni", gram_NEE, gates_NE.to(gram_NEE.dtype)).double()
         self.stream_dot_NE = sample.stream_dot_NE.double()

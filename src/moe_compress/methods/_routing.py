@@ -97,6 +97,13 @@ class Routing:
         limited = blocks_PGS.masked_fill(~used_PG[:, :, None], -inf).view(cases, experts)
         return limited, (best.indices + first_G).flatten(1)
 
+    def gates(self, scores_PE: torch.Tensor, there_PE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the picked experts and the factors their outputs are multiplied with, `[P, K]` each."""
+        ids_PK, _ = self.choose(scores_PE, there_PE)
+        picked_PK = scores_PE.gather(1, ids_PK)
+        factor_P = self.gate_factor(picked_PK.sum(dim=1), (scores_PE * there_PE).sum(dim=1))
+        return ids_PK, picked_PK * factor_P[:, None]
+
     def gate_factor(self, picked_sum: torch.Tensor, there_sum: torch.Tensor) -> torch.Tensor:
         """Return what scores are multiplied with to become gate weights.
 
