@@ -30,7 +30,9 @@ class DenseSample:
 
     @classmethod
     def of(cls, stream_ND: torch.Tensor, logits_NE: torch.Tensor, outputs_NED: torch.Tensor) -> DenseSample:
-        """Return the sample of a batch of tokens; batches join with `join`."""
+        """Return the sample of a batch of tokens; batches join with `join`. Products are float32 at least."""
+        dtype = torch.promote_types(outputs_NED.dtype, torch.float32)
+        stream_ND, outputs_NED = stream_ND.to(dtype), outputs_NED.to(dtype)
         return cls(
             logits_NE,
             outputs_NED @ outputs_NED.transpose(1, 2),
