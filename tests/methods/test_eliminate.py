@@ -24,6 +24,8 @@ ROUTINGS = {
     "deepseek_v3": Routing(
         2, "sigmoid", True, 2.5, torch.linspace(0.3, -0.2, EXPERTS).double(), num_groups=2, topk_groups=1
     ),
+    # With one expert picked, a group's rank hangs on a second one that is not.
+    "groups_by_two_for_one": Routing(1, "sigmoid", False, num_groups=2, topk_groups=1),
     "deepseek_v2": Routing(2, normalise=False, num_groups=4, topk_groups=2, group_score="max"),
 }
 
