@@ -124,6 +124,7 @@ def test_gamma_to_infinity_is_pruning(make_statistics):
     pruned = methods.plan("c_prune", statistics, HALF, 0, parameters={"gamma": inf})
     merged = methods.plan("c_prune", statistics, HALF, 0, parameters={"gamma": 1e7})
     assert pruned.is_pruning and not merged.is_pruning
+    assert all(groups == tuple(sorted(groups, key=lambda group: group.members)) for groups in pruned.groups)
     for single, groups in zip(pruned.groups, merged.groups, strict=True):
         heaviest = {group.members[int(np.argmax(group.weights))] for group in groups}
         assert heaviest == {group.members[0] for group in single}
@@ -175,6 +176,7 @@ def test_members_outside_the_radius_are_dropped_and_not_merged(make_statistics):
     statistics, rate = make_statistics(), {"grouping": "rate", "global_rate": 0.0, "layer_rate": 0.5}
     near = methods.plan("c_prune", statistics, HALF, 0, parameters={**rate, "radius": 0.5})
     assert all(8 <= len(kept) < 16 for kept in near.kept)
+    assert all(groups == tuple(sorted(groups, key=lambda group: group.members)) for groups in near.groups)
     nearest = methods.plan("c_prune", statistics, HALF, 0, parameters={**rate, "radius": 0.0})
     assert nearest.is_pruning
 

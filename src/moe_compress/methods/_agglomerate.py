@@ -1,4 +1,4 @@
-"""C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (13).
+"""C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (12).
 
 scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
 written out here; without ties and refusals both agree.
@@ -22,57 +22,39 @@ Cluster = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Agglomeration:
-    """How one layer's experts are grouped and merged.
+    """How one layer's experts are grouped.
 
     Attributes:
         num_clusters: when merging stops: `E - r`, or a fixed count.
         alpha: sensitivity of the affinity to similarity (7).
         delta: standard deviations in the adaptive threshold (6); None refuses no merge.
         radius: the pruning radius zeta (11); members farther from every centre are dropped. Infinite drops none.
-        gamma: sharpness of the merge weights (12); infinite keeps the best member alone, which is pruning.
     """
 
     num_clusters: int
     alpha: float = 1.0
     delta: float | None = None
     radius: float = inf
-    gamma: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_clusters < 1:
             raise ParameterError(f"num_clusters is {self.num_clusters}; ask for at least 1 cluster (c_prune)")
-        if not self.gamma >= 0:
-            raise ParameterError(f"gamma is {self.gamma}; give a number of at least 0 (c_prune)")
         if not self.radius >= 0:
             raise ParameterError(f"radius is {self.radius}; give a distance of at least 0 (c_prune)")
 
 
-def clusters_left(num_experts: int, layer_rate: float) -> int:
-    """Return `E - r`, the clusters left at a rate, with `r = round(layer_rate * E)`."""
-    return num_experts - round(layer_rate * num_experts)
-
-
-def group_experts(
-    embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]
-) -> tuple[ExpertGroup, ...]:
-    """Return one layer's groups with merge weights (12), ordered by smallest member.
+def cluster_experts(embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]) -> tuple[Cluster, ...]:
+    """Return one layer's clusters by smallest member, without the experts outside the pruning radius (5) to (11).
 
     Args:
         embeddings_ED: `phi(f_i)` (4), each expert's mean output on the same inputs.
-        settings: how to group and merge.
+        settings: how to group.
         seed: breaks ties; the run's seed and the layer.
     """
-    clusters = cluster_experts(embeddings_ED, settings, seed)
-    groups = (merge_group(embeddings_ED, members, settings.alpha, settings.gamma, seed) for members in clusters)
-    return tuple(sorted(groups, key=lambda group: group.members))
-
-
-def cluster_experts(embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]) -> tuple[Cluster, ...]:
-    """Return one layer's clusters, members ascending, without the experts outside the pruning radius (5-11)."""
     squared_EE = squared_distances(embeddings_ED)
     tau = inf if settings.delta is None else adaptive_threshold(embeddings_ED, settings.delta)
     clusters = agglomerate(affinity(embeddings_ED, settings.alpha), settings.num_clusters, seed, squared_EE, tau)
-    return drop_far_members(clusters, squared_EE, settings.radius, seed)
+    return tuple(sorted(drop_far_members(clusters, squared_EE, settings.radius, seed)))
 
 
 def affinity(embeddings_ED: FloatArray, alpha: float) -> FloatArray:
@@ -249,16 +231,6 @@ def merge_group(
         best = np.lexsort((draw_E[list(members)], -affinity_M))[0]
         return ExpertGroup((members[int(best)],))
     return ExpertGroup(members, tuple(softmax(gamma * affinity_M).tolist()))
-
-
-def merge_router_rows(
-    rows_ED: FloatArray, groups: Sequence[ExpertGroup], epsilon: float, seed: Sequence[int]
-) -> FloatArray:
-    """Return `W_k = mean of the members' rows + epsilon N(0, I)` (13), float64, one row per group."""
-    means_KD = np.stack([rows_ED[list(group.members)].mean(axis=0) for group in groups])
-    if epsilon == 0:
-        return np.asarray(means_KD, dtype=np.float64)
-    return means_KD + epsilon * np.random.default_rng(list(seed)).standard_normal(means_KD.shape)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

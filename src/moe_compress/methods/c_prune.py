@@ -162,10 +162,7 @@ def _merge(
     if kind == "affinity":
         embedding_LED = statistics["embedding"]
         return tuple(
-            tuple(
-                merge_group(embedding_LED[row], members, parameters.alpha, parameters.gamma, (seed, layer))
-                for members in clusters
-            )
+            _merge_by_affinity(embedding_LED[row], clusters, parameters, (seed, layer))
             for row, (layer, clusters) in enumerate(zip(statistics.layout.layers, chosen, strict=True))
         )
     values_LE = _merging.merge_values(kind, parameters.score, statistics, seed)
@@ -173,6 +170,13 @@ def _merge(
         _merging.merge_clusters(clusters, values_E, kind, (seed, layer))
         for layer, clusters, values_E in zip(statistics.layout.layers, chosen, values_LE, strict=True)
     )
+
+
+def _merge_by_affinity(
+    embedding_ED: FloatArray, clusters: list[Cluster], parameters: PARAMETERS, seed: tuple[int, ...]
+) -> tuple[ExpertGroup, ...]:
+    groups = (merge_group(embedding_ED, members, parameters.alpha, parameters.gamma, seed) for members in clusters)
+    return tuple(sorted(groups, key=lambda group: group.members))
 
 
 def _spread(worth: list[FloatArray], clusters: list[list[Cluster]], shape: tuple[int, ...]) -> FloatArray:

@@ -68,15 +68,20 @@ def collect_domains(
 def plan_all(
     statistics: Mapping[str, ExpertStatistics], parameters: ResultsParameters
 ) -> dict[Key, CompressionPlan]:
-    """Return (method, domain, fraction dropped) -> plan, for every method there is."""
-    return {
+    """Return (method, domain, fraction dropped) -> plan, for every method whose statistics there are.
+
+    Plans that merge are left out: what they make cannot be had by masking a router.
+    """
+    plans = {
         (method, domain, fraction): methods.plan(
             method, statistics[domain], Budget(fraction_dropped=fraction), parameters.seed
         )
         for fraction in parameters.fractions_dropped
         for method in methods.available()
         for domain in parameters.domains
+        if set(methods.load(method).STATISTICS) <= set(statistics[domain].sums)
     }
+    return {key: plan for key, plan in plans.items() if plan.is_pruning}
 
 
 def score_all(
