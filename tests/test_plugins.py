@@ -17,7 +17,7 @@ def test_the_folder_is_the_registry():
     ("name", "message"),
     [
         ("easyep", "did you mean 'easy_ep'"),
-        ("zzz", "no 'zzz' in methods/; available: ean,"),
+        ("zzz", r"no 'zzz' in methods/; available: .*ean,"),
         ("_choose", "no '_choose'"),
     ],
 )

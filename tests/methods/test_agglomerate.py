@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import combinations
 from math import exp, inf, sqrt
 
@@ -17,11 +16,9 @@ from moe_compress.methods._agglomerate import (
     adaptive_threshold,
     affinity,
     agglomerate,
-    clusters_left,
+    cluster_experts,
     drop_far_members,
-    group_experts,
     merge_group,
-    merge_router_rows,
     squared_distances,
 )
 from moe_compress.types import ExpertGroup
@@ -203,11 +200,16 @@ def test_merge_weights_are_their_equation(gamma):
     assert sum(group.weights) == pytest.approx(1.0)
 
 
+def group_experts(embeddings, settings, gamma):
+    clusters = cluster_experts(embeddings, settings, SEED)
+    return tuple(merge_group(embeddings, members, settings.alpha, gamma, SEED) for members in clusters)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_gamma_to_infinity_is_pruning(seed):
     embeddings = np.random.default_rng(seed).normal(size=(16, 6))
-    pruned = group_experts(embeddings, Agglomeration(7, alpha=2.0, gamma=inf), SEED)
-    merged = group_experts(embeddings, Agglomeration(7, alpha=2.0, gamma=1e7), SEED)
+    pruned = group_experts(embeddings, Agglomeration(7, alpha=2.0), inf)
+    merged = group_experts(embeddings, Agglomeration(7, alpha=2.0), 1e7)
     assert all(len(group.members) == 1 and group.weights == (1.0,) for group in pruned)
     heaviest = {group.members[int(np.argmax(group.weights))] for group in merged}
     assert heaviest == {group.members[0] for group in pruned}
@@ -225,13 +227,13 @@ def test_equal_members_are_drawn():
 
 def test_keeping_all_is_the_identity():
     embeddings = np.random.default_rng(6).normal(size=(9, 4))
-    groups = group_experts(embeddings, Agglomeration(9, delta=1.0), SEED)
+    groups = group_experts(embeddings, Agglomeration(9, delta=1.0), 1.0)
     assert groups == tuple(ExpertGroup((expert,)) for expert in range(9))
 
 
 def test_groups_permute_with_the_experts():
     embeddings, order = np.random.default_rng(7).normal(size=(16, 5)), np.random.default_rng(8).permutation(16)
-    settings = Agglomeration(6, delta=0.1, radius=2.5, gamma=3.0)
+    settings = Agglomeration(6, delta=0.1, radius=2.5)
 
     def weights_by_expert(groups, names):
         return {
@@ -241,48 +243,17 @@ def test_groups_permute_with_the_experts():
             for g in groups
         }
 
-    plain = weights_by_expert(group_experts(embeddings, settings, SEED), range(16))
-    assert weights_by_expert(group_experts(embeddings[order], settings, SEED), order.tolist()) == plain
-
-
-def test_a_rate_leaves_the_rounded_rest():
-    # 0.1 * 64 = 6.4 and 0.1 * 60 = 6: 58 and 54 clusters are left.
-    assert (clusters_left(64, 0.1), clusters_left(60, 0.1), clusters_left(8, 0.0)) == (58, 54, 8)
-
-
-def test_router_rows_are_means_and_noise_is_seeded():
-    rows = np.arange(12.0).reshape(4, 3)
-    groups = (ExpertGroup((0, 3), (0.9, 0.1)), ExpertGroup((2,)))
-    plain = merge_router_rows(rows, groups, 0.0, SEED)
-    # Rows 0 and 3 are (0, 1, 2) and (9, 10, 11): the mean is not weighted.
-    np.testing.assert_array_equal(plain, [[4.5, 5.5, 6.5], [6.0, 7.0, 8.0]])
-    np.testing.assert_array_equal(plain, merge_router_rows(rows, groups, 0.0, (1,)))
-    noisy = merge_router_rows(rows, groups, 0.1, SEED)
-    np.testing.assert_array_equal(noisy, merge_router_rows(rows, groups, 0.1, SEED))
-    assert (noisy != merge_router_rows(rows, groups, 0.1, (1,))).all()
-    many = merge_router_rows(np.zeros((1, 20_000)), (ExpertGroup((0,)),), 0.1, SEED)
-    assert many.std() == pytest.approx(0.1, rel=0.05)
+    plain = weights_by_expert(group_experts(embeddings, settings, 3.0), range(16))
+    assert weights_by_expert(group_experts(embeddings[order], settings, 3.0), order.tolist()) == plain
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"num_clusters": 0}, "num_clusters is 0"),
-        ({"num_clusters": 4, "gamma": -1.0}, r"gamma is -1\.0"),
         ({"num_clusters": 4, "radius": -1.0}, r"radius is -1\.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ParameterError, match=message):
         Agglomeration(**settings)
-
-
-@pytest.mark.parametrize("delta", [None, -0.3])
-def test_a_layer_of_256_experts_takes_less_than_a_58th_of_thirty_seconds(delta):
-    embeddings = np.random.default_rng(9).normal(size=(256, 512))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        group_experts(embeddings, Agglomeration(12, delta=delta, radius=30.0), SEED)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 30 / 58

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -148,20 +146,7 @@ def test_budgets_a_model_cannot_meet(budget, message):
 
 
 def test_unknown_scopes_and_multiples_are_refused():
-    with pytest.raises(ParameterError, match="scope is 'all'; give per_layer or global"):
+    with pytest.raises(ParameterError, match="scope is 'all'; give per_layer, global or importance"):
         Budget(experts_per_layer=4, scope="all")
     with pytest.raises(ParameterError, match="multiple_of is 0"):
         Budget(experts_per_layer=4, multiple_of=0)
-
-
-@pytest.mark.parametrize("scope", ["per_layer", "global"])
-@pytest.mark.parametrize("name", methods.available())
-def test_a_deepseek_v3_shape_is_planned_within_two_seconds(name, scope):
-    layout = MoELayout(tuple(range(3, 61)), (256,) * 58, 8, num_groups=8, topk_groups=4)
-    rng = np.random.default_rng(0)
-    sums = {statistic: rng.random((58, 256)) for statistic in methods.load(name).STATISTICS if statistic != "count"}
-    statistics = ExpertStatistics("toy", layout, {**sums, "count": np.full((58, 256), 32.0)}, 1024)
-    start = time.perf_counter()
-    plan = methods.plan(name, statistics, Budget(fraction_dropped=0.5, scope=scope), 0)
-    assert time.perf_counter() - start < 2
-    assert sum(plan.new_layout.num_experts) == 58 * 128

@@ -52,6 +52,10 @@ def assert_refused(project, result, *parts):
             ["select.budget.fraction_dropped=0", "select.budget.multiple_of=10"],
             ["layer 1 would keep 20 experts to reach a multiple of 10, but it has 16"],
         ),
+        (
+            ["select.method=c_prune", "select.parameters.gama=2"],
+            ["c_prune has no parameter 'gama'", "did you mean 'gamma'", "select.parameters"],
+        ),
         (["select.metod=reap"], ["select.metod", "is not a parameter"]),
         (["slect.method=reap"], ["--params names 'slect'", "did you mean 'select'"]),
         (["collect.batch_size=0"], ["collect.batch_size", "greater than or equal to 1"]),

@@ -1,8 +1,12 @@
 """One published method a file: `methods/easy_ep.py` is method `easy_ep`, found by its file name.
 
-A method file has `STATISTICS`, the names of the sums it needs, and
-`score(statistics, seed) -> float64 [L, E]`, higher is better. `methods.plan` turns any of them into a plan for
-one domain, `methods.plan_mixed` for several.
+A method file has `STATISTICS`, the names of the sums it needs, and one of
+
+- `score(statistics, seed) -> float64 [L, E]`, higher is better: the highest scores are kept;
+- `plan(statistics, budget, seed, parameters) -> CompressionPlan`: it groups and merges by its own rules. Its
+  `PARAMETERS`, a `MethodParameters` with defaults, says what can be set for it.
+
+`methods.plan` turns any of them into a plan for one domain, `methods.plan_mixed` scores into one for several.
 """
 
 from __future__ import annotations
@@ -10,34 +14,58 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
+from moe_compress.errors import ParameterError, PluginError
 from moe_compress.methods._agreement import compare_halves
-from moe_compress.methods._budget import check_budget, experts_to_keep
+from moe_compress.methods._budget import check_budget, experts_to_keep, total_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
+from moe_compress.methods._parameters import MethodParameters, parse_parameters
+from moe_compress.methods._target import ModelSize, budget_within, parse_size
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import Agreement, Budget, CompressionPlan, ExpertStatistics, FloatArray, RouterGroups
 
 __all__ = [
     "Method",
+    "MethodParameters",
+    "ModelSize",
+    "PlanMethod",
+    "ScoreMethod",
     "available",
+    "budget_within",
     "check_budget",
+    "check_parameters",
     "experts_to_keep",
     "load",
     "measure_agreement",
+    "parse_size",
     "plan",
     "plan_mixed",
+    "total_to_keep",
 ]
 
 
-class Method(Protocol):
-    """What a file in this folder provides."""
+class ScoreMethod(Protocol):
+    """A file that scores experts."""
 
     STATISTICS: tuple[str, ...]
 
     def score(self, statistics: ExpertStatistics, seed: int) -> FloatArray:
         """Return one score per layer and expert, float64 `[L, E]`, higher is better."""
+
+
+class PlanMethod(Protocol):
+    """A file that plans by itself, because what it does is more than keeping the highest scores."""
+
+    STATISTICS: tuple[str, ...]
+    PARAMETERS: type[MethodParameters]
+
+    def plan(self, statistics: ExpertStatistics, budget: Budget, seed: int, parameters: Any) -> CompressionPlan:
+        """Return the plan; `parameters` is an instance of `PARAMETERS`."""
+
+
+Method = ScoreMethod | PlanMethod
 
 
 def available() -> tuple[str, ...]:
@@ -49,9 +77,24 @@ def load(name: str) -> Method:
     """Return a method by name.
 
     Raises:
-        PluginError: if there is no such file.
+        PluginError: if there is no such file, or it is not a method.
     """
-    return cast(Method, load_plugin(sys.modules[__name__], name))
+    module = load_plugin(sys.modules[__name__], name)
+    if not hasattr(module, "STATISTICS") or hasattr(module, "score") == hasattr(module, "plan"):
+        raise PluginError(
+            f"methods/{name}.py is no method; give it STATISTICS, and either score() or plan() with PARAMETERS"
+        )
+    return cast(Method, module)
+
+
+def check_parameters(name: str, given: Mapping[str, Any] | None) -> MethodParameters:
+    """Return the parameters of method `name`, its defaults where none are given; needs no statistics.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the method has no such parameter, or it does not allow the value.
+    """
+    return parse_parameters(name, getattr(load(name), "PARAMETERS", MethodParameters), given)
 
 
 def plan(
@@ -60,8 +103,9 @@ def plan(
     budget: Budget,
     seed: int,
     router_groups: RouterGroups = "balanced",
+    parameters: Mapping[str, Any] | None = None,
 ) -> CompressionPlan:
-    """Return the plan of method `name` that keeps the experts with the highest scores.
+    """Return the plan of method `name` for one domain.
 
     Args:
         name: the method.
@@ -69,14 +113,26 @@ def plan(
         budget: how many experts stay.
         seed: breaks ties, and draws for methods that draw.
         router_groups: whether the groups of a router that has them stay, equally large, or are given up.
+        parameters: what is set of the method's own parameters.
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the budget does not fit the layout.
+        ParameterError: if the budget does not fit the layout, or a parameter the method.
         StatisticsError: if a sum the method needs was not collected.
     """
-    scores_LE = load(name).score(statistics, seed)
-    made = plan_scores(name, scores_LE, statistics.layout, budget, seed, router_groups)
+    method, given, layout = load(name), check_parameters(name, parameters), statistics.layout
+    if hasattr(method, "score"):
+        made = plan_scores(name, method.score(statistics, seed), layout, budget, seed, router_groups)
+    else:
+        if budget.scope == "importance":
+            raise ParameterError(
+                f"{name} plans by itself and has no layer scores to share a total by; give per_layer or global "
+                "(select.budget.scope)"
+            )
+        # A method that plans by itself sees a router without groups where they are given up.
+        limits = layout.flattened if router_groups == "flatten" else layout
+        made = method.plan(replace(statistics, layout=limits), budget, seed, given)
+        made = replace(made, layout=layout, method=name, router_groups=router_groups)
     return replace(made, provenance=statistics.provenance)
 
 
@@ -90,7 +146,8 @@ def plan_mixed(
 ) -> CompressionPlan:
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
-    Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains).
+    Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains). A
+    method that plans by itself has no scores to mix; give it the sum of the domains' statistics.
 
     Args:
         name: the method.
@@ -103,12 +160,18 @@ def plan_mixed(
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the budget does not fit the layout, or a weight does not fit the domains.
+        ParameterError: if the method has no scores, the budget does not fit the layout, or a weight the domains.
         StatisticsError: if statistics do not belong together, or a sum the method needs was not collected.
     """
     ordered = sort_domains(statistics)
     domains, layout = [each.domain for each in ordered], ordered[0].layout
-    scores = [load(name).score(each, seed) for each in ordered]
+    method = load(name)
+    if not hasattr(method, "score"):
+        raise ParameterError(
+            f"{name} plans by itself and has no scores to mix; plan it from the sum of the domains' statistics, or "
+            "mix a method that scores"
+        )
+    scores = [method.score(each, seed) for each in ordered]
 
     def plan_mixture(mixed_LE: FloatArray) -> CompressionPlan:
         return plan_scores(name, mixed_LE, layout, budget, seed, router_groups)
@@ -128,6 +191,7 @@ def measure_agreement(
     budget: Budget,
     seed: int,
     router_groups: RouterGroups = "balanced",
+    parameters: Mapping[str, Any] | None = None,
 ) -> Agreement | None:
     """Return how far method `name` depends on which demonstrations it saw, from what was collected anyway.
 
@@ -140,6 +204,7 @@ def measure_agreement(
         budget: how many experts stay.
         seed: breaks ties, and draws for methods that draw.
         router_groups: whether the groups of a router that has them stay, equally large, or are given up.
+        parameters: what is set of the method's own parameters.
 
     Raises:
         PluginError: if there is no such method.
@@ -148,4 +213,4 @@ def measure_agreement(
     parts = statistics.parts
     if parts is None or parts.ends[-1] < 2 or not set(load(name).STATISTICS) <= set(parts.sums):
         return None
-    return compare_halves(statistics, lambda part: plan(name, part, budget, seed, router_groups))
+    return compare_halves(statistics, lambda part: plan(name, part, budget, seed, router_groups, parameters))

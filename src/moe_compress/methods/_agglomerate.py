@@ -1,7 +1,6 @@
-"""C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (13).
+"""C-Prune's agglomeration of one layer's experts as its paper describes it, equations (5) to (12).
 
-Not a method to choose by name yet: it needs every expert's mean output on the same inputs (4), which collection
-does not provide. scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
+scipy's average linkage breaks ties by its own order and cannot refuse a merge, so the loop is
 written out here; without ties and refusals both agree.
 """
 
@@ -23,60 +22,51 @@ Cluster = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Agglomeration:
-    """How one layer's experts are grouped and merged.
+    """How one layer's experts are grouped.
 
     Attributes:
         num_clusters: when merging stops: `E - r`, or a fixed count.
         alpha: sensitivity of the affinity to similarity (7).
         delta: standard deviations in the adaptive threshold (6); None refuses no merge.
         radius: the pruning radius zeta (11); members farther from every centre are dropped. Infinite drops none.
-        gamma: sharpness of the merge weights (12); infinite keeps the best member alone, which is pruning.
     """
 
     num_clusters: int
     alpha: float = 1.0
     delta: float | None = None
     radius: float = inf
-    gamma: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_clusters < 1:
             raise ParameterError(f"num_clusters is {self.num_clusters}; ask for at least 1 cluster (c_prune)")
-        if not self.gamma >= 0:
-            raise ParameterError(f"gamma is {self.gamma}; give a number of at least 0 (c_prune)")
         if not self.radius >= 0:
             raise ParameterError(f"radius is {self.radius}; give a distance of at least 0 (c_prune)")
 
 
-def clusters_left(num_experts: int, layer_rate: float) -> int:
-    """Return `E - r`, the clusters left at a rate, with `r = round(layer_rate * E)`."""
-    return num_experts - round(layer_rate * num_experts)
-
-
-def group_experts(
-    embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]
-) -> tuple[ExpertGroup, ...]:
-    """Return one layer's groups with merge weights, ordered by smallest member.
+def cluster_experts(embeddings_ED: FloatArray, settings: Agglomeration, seed: Sequence[int]) -> tuple[Cluster, ...]:
+    """Return one layer's clusters by smallest member, without the experts outside the pruning radius (5) to (11).
 
     Args:
         embeddings_ED: `phi(f_i)` (4), each expert's mean output on the same inputs.
-        settings: how to group and merge.
+        settings: how to group.
         seed: breaks ties; the run's seed and the layer.
     """
     squared_EE = squared_distances(embeddings_ED)
     tau = inf if settings.delta is None else adaptive_threshold(embeddings_ED, settings.delta)
-    affinity_EE = affinity(embeddings_ED, settings.alpha)
-    clusters = agglomerate(affinity_EE, settings.num_clusters, seed, squared_EE, tau)
-    near = drop_far_members(clusters, squared_EE, settings.radius, seed)
-    groups = (merge_group(embeddings_ED, members, settings.alpha, settings.gamma, seed) for members in near)
-    return tuple(sorted(groups, key=lambda group: group.members))
+    clusters = agglomerate(affinity(embeddings_ED, settings.alpha), settings.num_clusters, seed, squared_EE, tau)
+    return tuple(sorted(drop_far_members(clusters, squared_EE, settings.radius, seed)))
 
 
 def affinity(embeddings_ED: FloatArray, alpha: float) -> FloatArray:
     """Return `A_ij = sigmoid(alpha cos(phi_i, phi_j))` (7), float64 `[E, E]`; cos is 0 where an output is 0."""
-    unit_ED = _unit(embeddings_ED)
-    cosine_EE = unit_ED @ unit_ED.T
-    return np.asarray(expit(alpha * (cosine_EE + cosine_EE.T) / 2), dtype=np.float64)
+    return np.asarray(expit(alpha * cosine(embeddings_ED @ embeddings_ED.T)), dtype=np.float64)
+
+
+def cosine(gram_EE: FloatArray) -> FloatArray:
+    """Return the cosines of vectors from their inner products, symmetric, `[E, E]`; 0 where a vector is 0."""
+    norm_E = np.sqrt(gram_EE.diagonal())
+    cosine_EE = gram_EE / np.where(norm_E > 0, norm_E, 1.0)[:, None] / np.where(norm_E > 0, norm_E, 1.0)
+    return np.asarray((cosine_EE + cosine_EE.T) / 2, dtype=np.float64)
 
 
 def adaptive_threshold(embeddings_ED: FloatArray, delta: float) -> float:
@@ -85,8 +75,13 @@ def adaptive_threshold(embeddings_ED: FloatArray, delta: float) -> float:
     The paper does not define sigma, "the embedding standard deviation"; here it is
     `sqrt(mean_i ||phi_i - phi_bar||^2)`.
     """
-    distances_E = np.linalg.norm(embeddings_ED - embeddings_ED.mean(axis=0), axis=1)
+    distances_E = distances_to_mean(embeddings_ED)
     return float(distances_E.mean() + delta * np.sqrt(np.mean(distances_E**2)))
+
+
+def distances_to_mean(embeddings_ED: FloatArray) -> FloatArray:
+    """Return `||phi_i - phi_bar||`, float64 `[E]`."""
+    return np.asarray(np.linalg.norm(embeddings_ED - embeddings_ED.mean(axis=0), axis=1), dtype=np.float64)
 
 
 def squared_distances(embeddings_ED: FloatArray) -> FloatArray:
@@ -236,16 +231,6 @@ def merge_group(
         best = np.lexsort((draw_E[list(members)], -affinity_M))[0]
         return ExpertGroup((members[int(best)],))
     return ExpertGroup(members, tuple(softmax(gamma * affinity_M).tolist()))
-
-
-def merge_router_rows(
-    rows_ED: FloatArray, groups: Sequence[ExpertGroup], epsilon: float, seed: Sequence[int]
-) -> FloatArray:
-    """Return `W_k = mean of the members' rows + epsilon N(0, I)` (13), float64, one row per group."""
-    means_KD = np.stack([rows_ED[list(group.members)].mean(axis=0) for group in groups])
-    if epsilon == 0:
-        return np.asarray(means_KD, dtype=np.float64)
-    return means_KD + epsilon * np.random.default_rng(list(seed)).standard_normal(means_KD.shape)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """How many experts each layer keeps: the same in every layer, or shared out by one ranking over all layers."""
 
+from collections.abc import Sequence
 from math import lcm
 
 import numpy as np
@@ -20,10 +21,10 @@ def check_budget(budget: Budget, layout: MoELayout) -> None:
     Raises:
         ParameterError: if it cannot.
     """
-    if budget.scope == "global":
-        total_to_keep(budget, layout)
-    else:
+    if budget.scope == "per_layer":
         experts_to_keep(budget, layout)
+    else:
+        total_to_keep(budget, layout)
 
 
 def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
@@ -55,7 +56,7 @@ def fewest_of(layout: MoELayout) -> int:
 
 
 def total_to_keep(budget: Budget, layout: MoELayout) -> int:
-    """Return how many experts all layers keep together under a `global` budget.
+    """Return how many experts all layers keep together when the layers share one total.
 
     Raises:
         ParameterError: if that is less than the layers' floors, or more than the layers can hold.
@@ -82,7 +83,7 @@ def total_to_keep(budget: Budget, layout: MoELayout) -> int:
 
 
 def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the fewest and the most experts each layer may keep under a `global` budget, lengths L.
+    """Return the fewest and the most experts each layer may keep of a shared total, lengths L.
 
     Raises:
         ParameterError: if a layer has no multiple of its step between the two.
@@ -112,9 +113,29 @@ def share_out(shares: list[FloatArray], budget: Budget, layout: MoELayout, seed:
     Raises:
         ParameterError: if the layout cannot meet the budget.
     """
-    step = step_of(budget, layout)
-    total = total_to_keep(budget, layout)
     floors, ceilings = layer_bounds(budget, layout)
+    total, step = total_to_keep(budget, layout), step_of(budget, layout)
+    return hand_out(shares, total, floors, ceilings, step, seed)
+
+
+def hand_out(
+    shares: Sequence[FloatArray],
+    total: int,
+    floors: Sequence[int],
+    ceilings: Sequence[int],
+    step: int,
+    seed: int,
+) -> tuple[int, ...]:
+    """Return how many each layer keeps of `total`: its floor, and the best of what lies above the floors.
+
+    Args:
+        shares: per layer, what each of its experts is worth, in the order they are kept.
+        total: the sum of what is returned.
+        floors: the fewest each layer keeps.
+        ceilings: the most each layer keeps; a multiple of `step` above its floor.
+        step: taken at a time.
+        seed: orders equal steps.
+    """
     spare = [
         shares[row][floor:ceiling].reshape(-1, step).sum(axis=1)
         for row, (floor, ceiling) in enumerate(zip(floors, ceilings, strict=True))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from moe_compress.methods._budget import experts_to_keep, share_out
+from moe_compress.methods._importance import share_by_importance
 from moe_compress.types import (
     Budget,
     CompressionPlan,
@@ -38,7 +39,8 @@ def choose_groups(
     """Return one group per kept expert and layer: each layer's highest scores (EASY-EP's top-M).
 
     A `per_layer` budget keeps the same number of each layer; a `global` one compares the experts' shares of
-    their layers' scores over all layers. A router that groups experts by position keeps the same number of each
+    their layers' scores over all layers; one by `importance` keeps more of layers whose scores add up to more. A
+    router that groups experts by position keeps the same number of each
     of its groups.
 
     Raises:
@@ -52,6 +54,9 @@ def choose_groups(
     if budget.scope == "global":
         sorted_shares = [share_of_layer(row[best]) for row, best in zip(rows, order, strict=True)]
         keep = share_out(sorted_shares, budget, layout, seed)
+    elif budget.scope == "importance":
+        worth_L = np.array([np.sort(row).sum() for row in rows])
+        keep = share_by_importance(worth_L, budget, layout, seed)
     else:
         keep = experts_to_keep(budget, layout)
     return tuple(pruning_groups(best[:count].tolist()) for best, count in zip(order, keep, strict=True))

@@ -1,8 +1,4 @@
-"""How C-Prune's published code turns clusters into pruned experts: votes, in each layer, then over all layers.
-
-Only the voting is here; the clusters come from its own collection on mean-pooled inputs, so this is not yet a
-method to choose by name.
-"""
+"""How C-Prune's published code turns clusters into pruned experts: votes, in each layer, then over all layers."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def check_request(
         UnsupportedModelError: if the architecture's experts cannot be told.
     """
     chosen = own.selection(select)
-    methods.load(chosen.method)
+    methods.check_parameters(chosen.method, chosen.parameters)
     budget = chosen.budget.as_budget()
     refuse_uneven_layers(budget, rewrite)
 
@@ -56,9 +56,9 @@ def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
     Raises:
         ParameterError: if it gives layers of different size and they are to be written as one.
     """
-    if budget.scope == "global" and rewrite.layout == "uniform":
+    if budget.scope != "per_layer" and rewrite.layout == "uniform":
         raise ParameterError(
-            "select.budget.scope is 'global', which keeps more experts in some layers than in others, but "
+            f"select.budget.scope is '{budget.scope}', which keeps more experts in some layers than in others, but "
             "rewrite.layout 'uniform' writes one number for all; set rewrite.layout to per_layer, which only "
             "moe_compress.load_model loads, or select.budget.scope to per_layer"
         )

@@ -54,7 +54,7 @@ class BudgetParameters(Parameters):
 
     experts_per_layer: int | None = None
     fraction_dropped: float | None = None
-    scope: Literal["per_layer", "global"] = "per_layer"
+    scope: Literal["per_layer", "global", "importance"] = "per_layer"
     multiple_of: int = Field(1, ge=1, description="each layer keeps a multiple of this, rounded up")
 
     def as_budget(self) -> Budget:
@@ -69,6 +69,7 @@ class SelectParameters(Parameters):
     budget: BudgetParameters = BudgetParameters(fraction_dropped=0.5)
     seed: int = 42
     groups: Literal["balanced", "flatten"] = "balanced"
+    parameters: dict[str, Any] = Field({}, description="what is set of the method's own parameters")
 
 
 class RewriteParameters(Parameters):

@@ -55,7 +55,9 @@ def collect_domains(
             domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
         )
     lineage = base_model.as_provenance()
-    requests = resolve_requests(*(methods.load(name).STATISTICS for name in methods.available()))
+    # What merges cannot be tried by masking a router, so nothing is collected for it.
+    scoring = [method for method in map(methods.load, methods.available()) if hasattr(method, "score")]
+    requests = resolve_requests(*(method.STATISTICS for method in scoring))
     return collect_pass(
         base_model, collect, found, dict.fromkeys(found, lineage), dict.fromkeys(found, requests), None
     )
@@ -64,15 +66,20 @@ def collect_domains(
 def plan_all(
     statistics: Mapping[str, ExpertStatistics], parameters: ResultsParameters
 ) -> dict[Key, CompressionPlan]:
-    """Return (method, domain, fraction dropped) -> plan, for every method there is."""
-    return {
+    """Return (method, domain, fraction dropped) -> plan, for every method whose statistics there are.
+
+    Plans that merge are left out: what they make cannot be had by masking a router.
+    """
+    plans = {
         (method, domain, fraction): methods.plan(
             method, statistics[domain], Budget(fraction_dropped=fraction), parameters.seed
         )
         for fraction in parameters.fractions_dropped
         for method in methods.available()
         for domain in parameters.domains
+        if set(methods.load(method).STATISTICS) <= set(statistics[domain].sums)
     }
+    return {key: plan for key, plan in plans.items() if plan.is_pruning}
 
 
 def score_all(

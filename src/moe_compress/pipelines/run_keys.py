@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import moe_compress
+from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.gates.decide import parse_gates
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
@@ -93,6 +94,7 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
             f"domains.{domain}.name is '{own.name}'; a block's name is its key, write name: {domain}"
         )
     chosen = own.selection(SelectParameters.model_validate(parameters["select"]))
+    methods.check_parameters(chosen.method, chosen.parameters)
     requests_of(parameters, domain)
     chosen.budget.as_budget()
     parse_gates(own.gate_entries(parameters["gates"]))

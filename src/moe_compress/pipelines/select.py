@@ -26,7 +26,7 @@ def plan_experts(
     """
     chosen = own.selection(shared)
     budget = chosen.budget.as_budget()
-    plan = methods.plan(chosen.method, statistics, budget, chosen.seed, chosen.groups)
+    plan = methods.plan(chosen.method, statistics, budget, chosen.seed, chosen.groups, chosen.parameters)
     return replace(plan, provenance=lineage)
 
 
@@ -36,7 +36,9 @@ def measure_agreement(
     """Return how far the plan depends on which demonstrations were seen; nothing where that cannot be told."""
     chosen = own.selection(shared)
     budget = chosen.budget.as_budget()
-    agreement = methods.measure_agreement(chosen.method, statistics, budget, chosen.seed, chosen.groups)
+    agreement = methods.measure_agreement(
+        chosen.method, statistics, budget, chosen.seed, chosen.groups, chosen.parameters
+    )
     return (agreement,) if agreement else ()
 
 

@@ -19,15 +19,16 @@ class Budget:
     """How many experts stay, said one way or the other, and where they compete.
 
     Attributes:
-        experts_per_layer: experts kept in every layer; with scope `global`, on average.
+        experts_per_layer: experts kept in every layer; with the other scopes, on average.
         fraction_dropped: share of the experts that goes, in [0, 1); what is dropped rounds down.
-        scope: `per_layer` gives each layer the same, `global` shares the total out by one ranking of all layers.
+        scope: `per_layer` gives each layer the same, `global` shares the total out by one ranking of all layers,
+            `importance` in proportion to the layers' summed scores.
         multiple_of: each layer keeps a multiple of this, as some engines want; what is kept rounds up to it.
     """
 
     experts_per_layer: int | None = None
     fraction_dropped: float | None = None
-    scope: Literal["per_layer", "global"] = "per_layer"
+    scope: Literal["per_layer", "global", "importance"] = "per_layer"
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
@@ -40,8 +41,8 @@ class Budget:
             raise ParameterError(
                 f"select.budget.fraction_dropped is {self.fraction_dropped}; give a share of at least 0 and below 1"
             )
-        if self.scope not in ("per_layer", "global"):
-            raise ParameterError(f"select.budget.scope is '{self.scope}'; give per_layer or global")
+        if self.scope not in ("per_layer", "global", "importance"):
+            raise ParameterError(f"select.budget.scope is '{self.scope}'; give per_layer, global or importance")
         if self.multiple_of < 1:
             raise ParameterError(f"select.budget.multiple_of is {self.multiple_of}; give at least 1")
 

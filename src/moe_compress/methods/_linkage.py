@@ -1,0 +1,84 @@
+"""Average linkage inside every layer, cut where the budget says: what merging methods group by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+
+from moe_compress.methods._budget import experts_to_keep, share_out
+from moe_compress.types import Budget, FloatArray, MoELayout
+
+Clusters = tuple[tuple[int, ...], ...]
+
+
+def cluster_layers(
+    distances: Sequence[FloatArray], budget: Budget, layout: MoELayout, seed: int
+) -> tuple[Clusters, ...]:
+    """Return per layer as many clusters as the budget keeps, ordered by smallest member.
+
+    A `global` budget undoes the highest merges of all layers first, heights taken as shares of their layer's sum.
+    A router's groups are clustered one by one, and each keeps the same number.
+
+    Args:
+        distances: per layer, distances between its experts, `[E, E]`.
+        budget: how many clusters stay.
+        layout: the model's layout.
+        seed: of the order that breaks ties.
+
+    Raises:
+        ParameterError: if the layout cannot meet the budget.
+    """
+    trees = [
+        [
+            _Tree(block_EE, (seed, layer, group))
+            for group, block_EE in enumerate(_blocks(matrix_EE, layout.num_groups))
+        ]
+        for layer, matrix_EE in zip(layout.layers, distances, strict=True)
+    ]
+    if budget.scope == "global":
+        keep_L = share_out([_heights_in_turn(layer) for layer in trees], budget, layout, seed)
+    else:
+        keep_L = experts_to_keep(budget, layout)
+    return tuple(
+        tuple(
+            tuple(group * tree.count + member for member in members)
+            for group, tree in enumerate(layer)
+            for members in tree.cut(keep // layout.num_groups)
+        )
+        for layer, keep in zip(trees, keep_L, strict=True)
+    )
+
+
+def _blocks(matrix_EE: FloatArray, num_groups: int) -> list[FloatArray]:
+    size = len(matrix_EE) // num_groups
+    return [matrix_EE[start : start + size, start : start + size] for start in range(0, len(matrix_EE), size)]
+
+
+class _Tree:
+    """One block's average linkage; scipy breaks ties by position, so it sees the experts in a seeded order."""
+
+    def __init__(self, distance_EE: FloatArray, seed: Sequence[int]) -> None:
+        self.count = len(distance_EE)
+        self.order = np.random.default_rng(list(seed)).permutation(self.count)
+        seen_EE = distance_EE[np.ix_(self.order, self.order)]
+        self.merges = linkage(squareform((seen_EE + seen_EE.T) / 2, checks=False), "average")
+
+    def cut(self, num_clusters: int) -> list[tuple[int, ...]]:
+        """Return exactly `num_clusters` clusters: all but the last merges are done, also among equal heights."""
+        members = {index: [int(expert)] for index, expert in enumerate(self.order)}
+        for index, (first, second) in enumerate(self.merges[: self.count - num_clusters, :2].astype(int)):
+            members[self.count + index] = members.pop(first) + members.pop(second)
+        return sorted(tuple(sorted(cluster)) for cluster in members.values())
+
+    def heights(self) -> FloatArray:
+        """Return what each cluster more undoes, highest first; the first cluster is not counted against others."""
+        return np.concatenate([[self.merges[-1, 2]], self.merges[::-1, 2]])
+
+
+def _heights_in_turn(trees: Sequence[_Tree]) -> FloatArray:
+    """Return a layer's heights as shares of their sum, every router group's first cluster first."""
+    heights = np.stack([tree.heights() for tree in trees], axis=1).reshape(-1)
+    return np.asarray(heights / max(heights.sum(), np.finfo(np.float64).tiny), dtype=np.float64)

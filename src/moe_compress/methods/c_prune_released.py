@@ -1,0 +1,71 @@
+"""`c_prune_released`: C-Prune as its authors published it: experts are clustered batch by batch, and vote."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from moe_compress.errors import ParameterError
+from moe_compress.methods._choose import choose_groups
+from moe_compress.methods._released_clusters import cluster_samples
+from moe_compress.methods._released_votes import count_votes, prune_each_layer, prune_over_layers
+from moe_compress.methods._stages import Rates
+from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, MoELayout, pruning_groups
+
+STATISTICS: tuple[str, ...] = ("pooled_outputs",)
+
+
+class PARAMETERS(Rates):
+    """The published run's parameters.
+
+    Attributes:
+        clusters: clusters of a layer in each batch.
+        global_clusters: clusters over all layers in each batch; the published run has 12 in both.
+        batch_size: samples of a batch.
+    """
+
+    clusters: int = Field(12, ge=1)
+    global_clusters: int = Field(12, ge=1)
+    batch_size: int = Field(32, ge=1)
+
+
+def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
+    """Return the plan of both stages of votes.
+
+    With `follow: rates` it is the published code's, uneven layers and all. With `follow: budget` its votes are
+    scores: every expert that the layer stage leaves is above every one it prunes, and the global votes order the
+    first, the layer's the second.
+
+    Raises:
+        ParameterError: if the budget does not fit, or layers have different numbers of experts.
+        PlanError: if the rates leave a layer with fewer experts than the router picks.
+        StatisticsError: if `pooled_outputs`, `[L, E, S, D]`, was not collected.
+    """
+    layout, outputs_LESD = statistics.layout, statistics["pooled_outputs"]
+    experts = _experts_per_layer(layout)
+    layers = {
+        layer: cluster_samples(outputs_ESD, parameters.batch_size, parameters.clusters)
+        for layer, outputs_ESD in zip(layout.layers, outputs_LESD, strict=True)
+    }
+    pruned = prune_each_layer(layers, parameters.layer_rate)
+    left_LE = ~np.array([np.isin(np.arange(experts), pruned[layer]) for layer in layout.layers])
+    over = cluster_samples(outputs_LESD[left_LE], parameters.batch_size, parameters.global_clusters)
+    scores_LE = np.zeros(left_LE.shape)
+    for row, layer in enumerate(layout.layers):
+        scores_LE[row] = count_votes(layers[layer], experts, parameters.layer_rate)
+    scores_LE[left_LE] = scores_LE.max() + 1 + np.array(count_votes(over, experts, parameters.global_rate))
+    if parameters.follow == "budget":
+        groups = choose_groups(scores_LE, layout, budget, seed)
+    else:
+        gone = prune_over_layers(over, pruned, experts, parameters.layer_rate, parameters.global_rate)
+        groups = tuple(pruning_groups(sorted(set(range(experts)) - set(gone[layer]))) for layer in layout.layers)
+    return CompressionPlan(layout, groups, "c_prune_released", scores_LE)
+
+
+def _experts_per_layer(layout: MoELayout) -> int:
+    if not layout.is_uniform:
+        raise ParameterError(
+            f"layers have between {min(layout.num_experts)} and {max(layout.num_experts)} experts, and the "
+            "published code counts on one number; use c_prune"
+        )
+    return layout.num_experts[0]

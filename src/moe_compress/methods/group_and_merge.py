@@ -1,0 +1,31 @@
+"""`group_and_merge`: experts with similar weights merge into their mean (arXiv:2407.09590)."""
+
+from moe_compress.methods._agglomerate import cosine
+from moe_compress.methods._linkage import cluster_layers
+from moe_compress.methods._merging import MergeParameters, MergeWeights, merge_clusters, merge_values
+from moe_compress.types import Budget, CompressionPlan, ExpertStatistics
+
+STATISTICS: tuple[str, ...] = ("weight_gram",)
+
+
+class PARAMETERS(MergeParameters):
+    """How members are weighted: all the same, as C-Prune's "Group&Merge" row has them, unless said otherwise."""
+
+    merge_weights: MergeWeights = "uniform"
+
+
+def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
+    """Return the plan that merges experts by average linkage of `1 - cos` of their weights."""
+    layout = statistics.layout
+    distances = [
+        1 - cosine(gram_EE[:experts, :experts])
+        for gram_EE, experts in zip(statistics["weight_gram"], layout.num_experts, strict=True)
+    ]
+    values_LE = merge_values(parameters.merge_weights, parameters.score, statistics, seed)
+    groups = tuple(
+        merge_clusters(clusters, values_E, parameters.merge_weights, (seed, layer))
+        for clusters, values_E, layer in zip(
+            cluster_layers(distances, budget, layout, seed), values_LE, layout.layers, strict=True
+        )
+    )
+    return CompressionPlan(layout, groups, "group_and_merge", values_LE)

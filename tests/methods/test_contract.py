@@ -1,0 +1,219 @@
+"""What every file of the folder keeps to, whatever it does: budgets, router groups, permutations, ties."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from moe_compress import methods
+from moe_compress.errors import ParameterError, PluginError, StatisticsError
+from moe_compress.types import Budget, ExpertGroup, ExpertStatistics
+
+NAMES = methods.available()
+PLANNING = [name for name in NAMES if not hasattr(methods.load(name), "score")]
+BUDGETS = [
+    Budget(experts_per_layer=6),
+    Budget(fraction_dropped=0.25),
+    Budget(fraction_dropped=0.5, scope="global"),
+    Budget(experts_per_layer=7, multiple_of=4),
+    Budget(fraction_dropped=0.4, scope="global", multiple_of=4),
+]
+
+
+def total_of(budget, layers, experts, step):
+    """How many experts a budget keeps of equal layers, by hand."""
+    rows = layers if budget.scope == "per_layer" else 1
+    every = layers * experts // rows
+    if budget.experts_per_layer is not None:
+        keep = budget.experts_per_layer * (layers // rows)
+    else:
+        keep = every - int(every * budget.fraction_dropped + 1e-9)
+    return -(-keep // step) * step * rows
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_budgets_are_met_exactly(name, budget, make_statistics):
+    plan = methods.plan(name, make_statistics(), budget, seed=3)
+    counts = plan.new_layout.num_experts
+    assert sum(counts) == total_of(budget, 3, 16, budget.multiple_of)
+    assert all(count % budget.multiple_of == 0 for count in counts)
+    if budget.scope == "per_layer":
+        assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_every_group_sum_to_one(name, make_statistics):
+    plan = methods.plan(name, make_statistics(), Budget(fraction_dropped=0.5), seed=3)
+    for groups in plan.groups:
+        assert all(sum(group.weights) == pytest.approx(1.0) for group in groups)
+        assert [group.members[0] for group in groups] == sorted(min(group.members) for group in groups)
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+@pytest.mark.parametrize("name", NAMES)
+def test_keeping_all_is_the_identity(name, scope, make_statistics):
+    plan = methods.plan(name, make_statistics(), Budget(fraction_dropped=0.0, scope=scope), seed=3)
+    assert plan.groups == (tuple(ExpertGroup((expert,)) for expert in range(16)),) * 3
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+@pytest.mark.parametrize("name", NAMES)
+def test_router_groups_stay_equal_or_are_given_up(name, scope, make_statistics):
+    statistics = make_statistics(num_groups=4, topk_groups=2)
+    budget = Budget(fraction_dropped=0.5, scope=scope)
+    # Building the plan checks that groups are equal and members at home.
+    balanced = methods.plan(name, statistics, budget, seed=1)
+    assert sum(balanced.new_layout.num_experts) == 24
+    assert balanced.new_layout.num_groups == 4
+    free = methods.plan(name, statistics, budget, seed=1, router_groups="flatten")
+    assert sum(free.new_layout.num_experts) == 24
+    assert free.new_layout.num_groups == 1
+    plain = methods.plan(name, make_statistics(), budget, seed=1)
+    assert free.groups == plain.groups
+    assert free.layout == statistics.layout
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+# The published voting breaks ties by expert, and a draw is no property of experts.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("random", "c_prune_released")])
+def test_permuting_experts_permutes_the_plan(name, scope, make_statistics, permute_experts):
+    statistics, order = make_statistics(seed=5), np.random.default_rng(0).permutation(16)
+    budget = Budget(experts_per_layer=9, scope=scope)
+    plain = methods.plan(name, statistics, budget, 0)
+    permuted = methods.plan(name, permute_experts(statistics, order), budget, 0)
+
+    def weighed(groups, names):
+        return {
+            frozenset((names[m], round(w, 9)) for m, w in zip(group.members, group.weights, strict=True))
+            for group in groups
+        }
+
+    for before, after in zip(plain.groups, permuted.groups, strict=True):
+        assert weighed(after, order.tolist()) == weighed(before, range(16))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_sums_does_not_matter(name, make_statistics):
+    statistics = make_statistics()
+    turned = ExpertStatistics(
+        "toy", statistics.layout, dict(reversed(statistics.sums.items())), statistics.num_tokens
+    )
+    budget = Budget(fraction_dropped=0.5)
+    assert methods.plan(name, turned, budget, 0).groups == methods.plan(name, statistics, budget, 0).groups
+
+
+# The published layer stage breaks ties by expert.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "c_prune_released"])
+def test_ties_do_not_favour_low_expert_ids(name, make_statistics):
+    statistics = make_statistics()
+    ones = {key: np.ones_like(values) for key, values in statistics.sums.items()}
+    ones["elimination_rank"] = ones["elimination_error"] = np.zeros((3, 16))
+    ones["count"] = np.full((3, 16), 2.0)
+    same = ExpertStatistics("toy", statistics.layout, ones, 16)
+    plans = [methods.plan(name, same, Budget(experts_per_layer=8), seed) for seed in range(20)]
+    assert len({plan.groups for plan in plans}) > 10
+    alone = [ExpertGroup((0,)) in plan.groups[0] for plan in plans]
+    assert sum(alone) < 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_sum_is_named(name, make_statistics):
+    statistics = make_statistics()
+    for missing in methods.load(name).STATISTICS:
+        sums = {key: values for key, values in statistics.sums.items() if key != missing}
+        poor = ExpertStatistics("toy", statistics.layout, sums, statistics.num_tokens)
+        budget = Budget(fraction_dropped=0.5, scope="global")
+        with pytest.raises(StatisticsError, match=f"no statistic '{missing}' was collected"):
+            methods.plan(name, poor, budget, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_parameters_are_refused_with_a_hint(name):
+    with pytest.raises(ParameterError, match=f"{name} has no parameter 'gama'"):
+        methods.check_parameters(name, {"gama": 1.0})
+
+
+@pytest.mark.parametrize("name", PLANNING)
+def test_methods_that_plan_have_no_scores_to_mix_or_share_by(name, make_statistics):
+    with pytest.raises(ParameterError, match="has no scores to mix"):
+        methods.plan_mixed(name, [make_statistics()], Budget(fraction_dropped=0.5), 0)
+    with pytest.raises(ParameterError, match="no layer scores"):
+        methods.plan(name, make_statistics(), Budget(fraction_dropped=0.5, scope="importance"), 0)
+
+
+MADE_UP = '''
+"""`made_up`: experts that are seldom used but loud."""
+
+from moe_compress.types import ExpertStatistics, FloatArray
+
+STATISTICS: tuple[str, ...] = ("norm", "count")
+
+
+def score(statistics: ExpertStatistics, seed: int) -> FloatArray:
+    """Return `sum_t ||e_it|| / N_i^2`, float64 `[L, E]`."""
+    return statistics["norm"] / statistics["count"] ** 2
+'''
+
+MADE_UP_PLAN = '''
+"""`made_up_plan`: keep every n-th expert."""
+
+from pydantic import Field
+
+from moe_compress.methods import MethodParameters, experts_to_keep
+from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, pruning_groups
+
+STATISTICS: tuple[str, ...] = ()
+
+
+class PARAMETERS(MethodParameters):
+    """Where to begin."""
+
+    first: int = Field(0, ge=0)
+
+
+def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
+    """Return the plan."""
+    layout = statistics.layout
+    kept = (range(parameters.first, parameters.first + keep) for keep in experts_to_keep(budget, layout))
+    return CompressionPlan(layout, tuple(pruning_groups(layer) for layer in kept), "made_up_plan")
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder whose files are methods too."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    return tmp_path
+
+
+def test_a_method_is_one_file(folder, make_statistics):
+    (folder / "made_up.py").write_text(MADE_UP)
+    statistics = make_statistics()
+    scores = statistics["norm"] / statistics["count"] ** 2
+    plan = methods.plan("made_up", statistics, Budget(experts_per_layer=4), 0)
+    assert plan.kept == tuple(tuple(sorted(np.argsort(-row)[:4].tolist())) for row in scores)
+    with pytest.raises(PluginError, match=re.escape("(did you mean 'made_up'?)") + ".*available: .*made_up"):
+        methods.load("madeup")
+
+
+def test_a_method_that_plans_is_one_file_with_parameters(folder, make_statistics):
+    (folder / "made_up_plan.py").write_text(MADE_UP_PLAN)
+    budget = Budget(experts_per_layer=4)
+    assert methods.plan("made_up_plan", make_statistics(), budget, 0).kept == ((0, 1, 2, 3),) * 3
+    plan = methods.plan("made_up_plan", make_statistics(), budget, 0, parameters={"first": 5})
+    assert plan.kept == ((5, 6, 7, 8),) * 3
+    with pytest.raises(ParameterError, match=r"no parameter 'frist' \(did you mean 'first'\?\)"):
+        methods.check_parameters("made_up_plan", {"frist": 5})
+    with pytest.raises(ParameterError, match=r"'first' is -1, but input should be greater than or equal to 0"):
+        methods.check_parameters("made_up_plan", {"first": -1})
+
+
+@pytest.mark.parametrize("text", ["STATISTICS = ()", "def score(s, seed): ...", MADE_UP + "\nplan = score\n"])
+def test_files_that_are_no_methods_are_refused(folder, text):
+    name = f"no_method_{len(text)}"
+    (folder / f"{name}.py").write_text(text)
+    with pytest.raises(PluginError, match=f"methods/{name}.py is no method"):
+        methods.load(name)
