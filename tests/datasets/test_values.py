@@ -28,6 +28,7 @@ from moe_compress.types import (
     MoELayout,
     Reason,
     StatisticsParts,
+    WrittenText,
     add_in_order,
     pruning_groups,
 )
@@ -147,7 +148,8 @@ def test_the_newest_plan_of_each_domain(tmp_path):
 
 def test_evaluations_come_back(tmp_path):
     items = (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0), ItemResult("quiz", "b", (-3.0, -4.0), 0, 0))
-    saved = EvaluationResult("model", items, {"medical": 3.5}, 10, 20, 30.0, {"x": "y"})
+    written = (WrittenText("quiz", "a", "on and on", 3, False, True, 0.5),)
+    saved = EvaluationResult("model", items, {"medical": 3.5}, 10, 20, written, 30.0, {"x": "y"})
     dataset = bound(EvaluationDataset, tmp_path)
     dataset.save(saved)
     assert dataset.load() == saved

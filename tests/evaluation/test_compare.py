@@ -19,7 +19,7 @@ def items(right, task="quiz", choices=4, answer=0):
 
 
 def result(*groups):
-    return EvaluationResult("any", tuple(item for group in groups for item in group), {}, 1, 1, 1.0)
+    return EvaluationResult("any", tuple(item for group in groups for item in group), {}, 1, 1)
 
 
 # 20 items: both right 8, only the baseline 6, only the candidate 1, neither 5.

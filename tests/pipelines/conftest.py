@@ -152,7 +152,9 @@ def project(tmp_path, inputs, monkeypatch):
     )
     # A random model knows nothing, so what it keeps of that says nothing either.
     (tmp_path / "conf" / "local" / "parameters_gates.yml").write_text(
-        "gates: {domain_accuracy_kept: {metric: accuracy.domain, at_least: 0.0}}\n"
+        "gates:\n"
+        "  domain_accuracy_kept: {metric: accuracy.domain, at_least: 0.0}\n"
+        "  no_loops_added: {metric: loops_added.domain, at_most: 1.0}\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

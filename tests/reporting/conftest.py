@@ -1,6 +1,7 @@
 """A realistic report: five domains, four layers of 64 experts, 300 items a domain; seeded."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from moe_compress.types import (
     MoELayout,
     Reason,
     TaskComparison,
+    WrittenText,
     pruning_groups,
 )
 
@@ -91,6 +93,16 @@ def make_gates(domain: str, kept: float = 0.982) -> GateReport:
     return GateReport(domain, tuple(outcomes))
 
 
+def make_texts(candidate: bool) -> tuple[WrittenText, ...]:
+    """Return four texts for each domain; of the candidate's on code, one goes in circles."""
+    texts = []
+    for domain, item in product(DOMAINS, range(4)):
+        is_loop = candidate and domain == "code" and item == 0
+        text = "return self.screen " + "shape " * 30 if is_loop else f"Text {item} on {domain}."
+        texts.append(WrittenText(domain, str(item), text, len(text.split()), not is_loop, is_loop, 0.9 * is_loop))
+    return tuple(texts)
+
+
 def make_flip(gain: bool) -> FlippedItem:
     """Return one item that changed."""
     return FlippedItem(
@@ -113,6 +125,7 @@ def report() -> CompressionReport:
         dict(zip(DOMAINS, (6.412, 4.873, 3.338, 7.905, 11.27), strict=True)),
         num_parameters=8_134_528,
         num_bytes=16_273_204,
+        written=make_texts(candidate=False),
         tokens_per_second=18_420.5,
     )
     candidate = EvaluationResult(
@@ -121,6 +134,7 @@ def report() -> CompressionReport:
         dict(zip(DOMAINS, (6.488, 6.914, 5.871, 9.442, 12.06), strict=True)),
         num_parameters=4_937_216,
         num_bytes=9_878_580,
+        written=make_texts(candidate=True),
         tokens_per_second=17_867.9,
     )
     return CompressionReport(

@@ -168,7 +168,7 @@ def test_demonstrations_are_never_none():
 
 
 def result(items):
-    return EvaluationResult("model", tuple(items), {}, 1, 1, 1.0)
+    return EvaluationResult("model", tuple(items), {}, 1, 1)
 
 
 def test_accuracy_counts_right_answers():

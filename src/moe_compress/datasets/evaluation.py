@@ -6,7 +6,7 @@ import json
 
 from moe_compress.atomic import write_atomically
 from moe_compress.datasets.keyed import KeyedDataset
-from moe_compress.types import EvaluationResult, ItemResult, as_json
+from moe_compress.types import EvaluationResult, ItemResult, WrittenText, as_json
 
 
 class EvaluationDataset(KeyedDataset):
@@ -23,4 +23,5 @@ class EvaluationDataset(KeyedDataset):
             ItemResult(**{**item, "log_likelihoods": tuple(item["log_likelihoods"])})
             for item in content.pop("items")
         )
-        return EvaluationResult(items=items, **content)
+        written = tuple(WrittenText(**text) for text in content.pop("written"))
+        return EvaluationResult(items=items, written=written, **content)

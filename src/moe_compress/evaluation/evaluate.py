@@ -9,6 +9,7 @@ from pathlib import Path
 from moe_compress.evaluation.harness import score_tasks
 from moe_compress.evaluation.loading import load_stock
 from moe_compress.evaluation.perplexity import measure_perplexities
+from moe_compress.evaluation.probes import write_freely
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.evaluation.throughput import measure_size
 from moe_compress.types import EvaluationResult, Provenance, digest_of
@@ -23,6 +24,8 @@ def evaluate_checkpoint(
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 64,
+    prompts: int = 0,
+    max_new_tokens: int = 64,
     provenance: Provenance | None = None,
 ) -> EvaluationResult:
     """Return benchmark items, perplexities and size of a checkpoint folder.
@@ -35,6 +38,8 @@ def evaluate_checkpoint(
         device: see `load_stock`.
         dtype: see `load_stock`.
         batch_size: sequences per forward pass on the tasks.
+        prompts: questions of each task after which the model writes freely.
+        max_new_tokens: where such a text is cut.
         provenance: where the checkpoint came from; what was measured with is added.
 
     Raises:
@@ -48,6 +53,14 @@ def evaluate_checkpoint(
         model=model,
         items=score_tasks(stock.model, stock.tokenizer, tasks, batch_size=batch_size),
         perplexities=measure_perplexities(stock.model, stock.tokenizer, heldout),
+        written=write_freely(
+            stock.model,
+            stock.tokenizer,
+            tasks,
+            prompts=prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        ),
         num_parameters=size.num_parameters,
         num_bytes=size.num_bytes,
         provenance={

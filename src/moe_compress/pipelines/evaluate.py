@@ -18,7 +18,7 @@ def evaluate_model(
     own: DomainParameters,
     demonstrations: Demonstrations,
 ) -> EvaluationResult:
-    """Return benchmark items, held-out perplexity, size and speed of one model.
+    """Return benchmark items, held-out perplexity, freely written texts and size of one model.
 
     `demonstrations` stands for a request that was checked, so that a wrong one fails before models load.
 
@@ -48,6 +48,8 @@ def evaluate_model(
         device=parameters.device,
         batch_size=parameters.batch_size,
         dtype=parameters.dtype,
+        prompts=parameters.prompts,
+        max_new_tokens=parameters.max_new_tokens,
         provenance={
             "checkpoint": checkpoint.name,
             "weights_digest": checkpoint.weights_digest,

@@ -49,9 +49,9 @@ def measure_candidate(
     """Return everything a gate may ask for, metric name -> value.
 
     Per task and for `domain`, the one compressed for: `accuracy.*`, `share_kept.*` (of the accuracy above
-    chance), `difference.*`, `perplexity_ratio.*`. Of the whole: `size_ratio`, `parameter_ratio`,
-    `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the demonstrations, where there are:
-    `split_half_jaccard`, `split_half_spearman`.
+    chance), `difference.*`, `perplexity_ratio.*`, `loops_added.*`, `length_ratio.*`. Of the
+    whole: `size_ratio`, `parameter_ratio`, `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the
+    demonstrations, where there are: `split_half_jaccard`, `split_half_spearman`.
     """
     measured = {
         "size_ratio": candidate.num_bytes / baseline.num_bytes,
@@ -70,8 +70,24 @@ def measure_candidate(
         }
     for task, perplexity in candidate.perplexities.items():
         measured[f"perplexity_ratio.{task}"] = perplexity / baseline.perplexities[task]
+    measured |= measure_writing(baseline, candidate)
     for name in [name for name in measured if name.endswith(f".{own.name}")]:
         measured[f"{name.partition('.')[0]}.domain"] = measured[name]
+    return measured
+
+
+def measure_writing(baseline: EvaluationResult, candidate: EvaluationResult) -> dict[str, float]:
+    """Return per task how free writing changed.
+
+    `loops_added.*` is the share of texts that end going in circles, candidate minus baseline; `length_ratio.*` is
+    the mean length, candidate over baseline.
+    """
+    from moe_compress.reporting.writing import compare_writing
+
+    measured = {}
+    for row in compare_writing(baseline, candidate):
+        measured[f"loops_added.{row.task}"] = row.loops[1] - row.loops[0]
+        measured[f"length_ratio.{row.task}"] = row.length[1] / row.length[0] if row.length[0] else float("nan")
     return measured
 
 

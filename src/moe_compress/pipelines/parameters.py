@@ -87,6 +87,8 @@ class EvaluateParameters(Parameters):
     tasks: tuple[str, ...] = Field(min_length=1)
     limit: int | None = Field(None, ge=1, description="a seeded subset of this many items per task; null takes all")
     heldout_limit: int | None = Field(None, ge=1)
+    prompts: int = Field(32, ge=0, description="questions per task after which the models write freely")
+    max_new_tokens: int = Field(64, ge=1, description="where such a text is cut")
     batch_size: int = Field(32, ge=1)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"

@@ -12,8 +12,10 @@ from moe_compress.atomic import write_atomically
 from moe_compress.reporting import figures, style, usage, wording
 from moe_compress.reporting.content import CompressionReport, share_of_score_kept
 from moe_compress.reporting.templating import fill_template
+from moe_compress.reporting.writing import compare_writing, new_loops
 
 _MAX_FLIPS = 12
+_MAX_LOOPS = 3
 _CSS = Path(__file__).parent / "templates" / "report.css"
 
 
@@ -40,6 +42,8 @@ def write_html(report: CompressionReport, path: Path) -> Path:
         parameters=wording.flatten(report.parameters),
         shares=share_of_score_kept(report.plan),
         flips=report.flips[:_MAX_FLIPS],
+        writing=compare_writing(report.baseline, report.candidate),
+        loops=new_loops(report.baseline, report.candidate)[:_MAX_LOOPS],
         reproduce=usage.how_to_reproduce(report),
         snippets=usage.how_to_load(report, report.checkpoint or "path/to/checkpoint"),
         loading_note=usage.loading_note(report),

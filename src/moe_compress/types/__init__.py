@@ -11,7 +11,7 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
 from moe_compress.types.agreement import Agreement
 from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
 from moe_compress.types.compatibility import EngineVerdict, Reason, Served, Verdict
-from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison
+from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison, WrittenText
 from moe_compress.types.gates import GateOutcome, GateReport
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
 from moe_compress.types.layout import MoELayout
@@ -54,6 +54,7 @@ __all__ = [
     "TensorMap",
     "TensorRole",
     "Verdict",
+    "WrittenText",
     "add_in_order",
     "as_json",
     "assign_parts",

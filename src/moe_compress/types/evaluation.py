@@ -63,6 +63,29 @@ class ItemResult:
 
 
 @dataclass(frozen=True)
+class WrittenText:
+    """What a model wrote freely after one prompt, its likeliest token each time.
+
+    Attributes:
+        task: the task whose question was the prompt.
+        item: the item's id.
+        text: what it wrote.
+        num_tokens: its length, without the token that ends a text.
+        ended: whether the model ended it, before the limit.
+        is_loop: whether it ends going in circles.
+        repetition: share of its 4-grams that stood in it before, in 0..1.
+    """
+
+    task: str
+    item: str
+    text: str
+    num_tokens: int
+    ended: bool
+    is_loop: bool
+    repetition: float
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """What was measured of one model; items are kept, so that two models compare pairwise.
 
@@ -72,6 +95,7 @@ class EvaluationResult:
         perplexities: domain -> perplexity per token on held-out text.
         num_parameters: parameters in the checkpoint.
         num_bytes: bytes of its weight files.
+        written: what the model wrote freely, on the same prompts as the other model.
         tokens_per_second: prefill speed, timed beside the other model in the same run; NaN until then.
         provenance: where the result came from.
     """
@@ -81,6 +105,7 @@ class EvaluationResult:
     perplexities: Mapping[str, float]
     num_parameters: int
     num_bytes: int
+    written: tuple[WrittenText, ...] = ()
     tokens_per_second: float = float("nan")
     provenance: Provenance = field(default_factory=dict)
 
@@ -115,6 +140,10 @@ class EvaluationResult:
         """Return the share of one task's items answered rightly, in 0..1."""
         items = self.items_of(task)
         return sum(item.is_correct for item in items) / len(items)
+
+    def written_for(self, task: str) -> tuple[WrittenText, ...]:
+        """Return what the model wrote on one task's prompts, empty if it was not asked to."""
+        return tuple(text for text in self.written if text.task == task)
 
 
 @dataclass(frozen=True)
