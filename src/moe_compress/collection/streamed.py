@@ -90,7 +90,7 @@ class StreamedModel:
                 if index + 1 < self.num_layers:
                     coming.append(pool.submit(self._load_layer, index + 1))
                 yield index
-                remove(self.model, names)
+                self.loader.recycle(remove(self.model, names))
 
     def layer_bytes(self) -> list[int]:
         """Return the memory each decoder layer's weights need."""
