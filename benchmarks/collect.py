@@ -1,4 +1,4 @@
-"""What collecting costs beside a plain forward pass, reading the file once, and running every expert on every token.
+"""What collecting costs beside a plain pass, reading the file once, and running every expert on every token.
 
 Prints one row a claim, with its limit, and exits with 1 if a limit is broken: `python benchmarks/collect.py`. With
 `--device cuda` the layers are of realistic size.
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, col
 from moe_compress.collection.sums import start_sums
 from moe_compress.families.derive import derive_tensor_map
 
-ROUNDS = 5
+ROUNDS = 4
 VOCABULARY = 2048
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,7 +44,7 @@ class Size:
     tokens: int
 
 
-CPU_SIZE = Size(hidden=512, inner=160, experts=32, layers=10, tokens=4096)
+CPU_SIZE = Size(hidden=512, inner=160, experts=32, layers=10, tokens=2048)
 GPU_SIZE = Size(hidden=2048, inner=768, experts=128, layers=6, tokens=16384)
 
 
@@ -59,11 +60,13 @@ class Claim:
 
     @property
     def holds(self) -> bool:
+        """Whether the limit is kept."""
         return self.value >= self.limit if self.is_at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign = ">=" if self.is_at_least else "<="
-        return f"{'ok  ' if self.holds else 'FAIL'} {self.what:<62}{self.value:8.3f} {sign} {self.limit:<6g} {self.note}"
+        verdict = "ok  " if self.holds else "FAIL"
+        return f"{verdict} {self.what:<62}{self.value:8.3f} {sign} {self.limit:<6g} {self.note}"
 
 
 class Quiet(Progress):
@@ -75,6 +78,7 @@ class Quiet(Progress):
 
 
 def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None, top_k: int = 4):
+    """Return a random Qwen3-MoE."""
     return Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
             vocab_size=VOCABULARY,
@@ -93,6 +97,7 @@ def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None
 
 
 def make_deepseek(size: Size):
+    """Return a random DeepSeek-V3."""
     return DeepseekV3ForCausalLM(
         DeepseekV3Config(
             vocab_size=VOCABULARY,
@@ -162,6 +167,7 @@ def time_in_turns(device: torch.device, *functions, rounds: int = ROUNDS) -> lis
 
 
 def wait(device: torch.device) -> None:
+    """Return when the device has done all it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -175,18 +181,17 @@ def read_once(files: CheckpointFiles) -> None:
                 pass
 
 
-def compare_with_forward(device: torch.device, size: Size, folder: Path) -> list[Claim]:
+def compare_with_forward(device: torch.device, size: Size, folder: Path) -> Iterator[Claim]:
     """Time a plain forward pass, resident and streamed collection, and reading the file, in turns."""
-    claims = []
     for family, make in (("qwen3_moe", make_qwen3), ("deepseek_v3", make_deepseek)):
         for name, dtype in DTYPES.items():
             torch.manual_seed(0)
             files, layout, millions = save(make(size), dtype, folder / f"{family}-{name}")
-            claims += time_one(f"{family} {millions:.0f}M {name}", files, layout, dtype, device, size, folder)
-    return claims
+            yield from time_one(f"{family} {millions:.0f}M {name}", files, layout, dtype, device, size, folder)
 
 
 def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
+    """Time one model."""
     domains = {"one": make_batches(size.tokens)}
     model = load_resident(files.folder, device, dtype)
     streamed = StreamedModel(files, dtype, device)
@@ -223,13 +228,13 @@ def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
 
 
 def measure_peak(files: CheckpointFiles, layout, device_name: str, result) -> None:
-    """Put into `result` the bytes of memory that a streamed collection took at most, above what there was before."""
+    """Put into `result` the bytes that a streamed collection took at most beside what there was, and a layer's."""
     device = torch.device(device_name)
     domains = {"one": make_batches(512)}
     sums = {"one": start_sums(layout, domains["one"])}
     streamed = StreamedModel(files, torch.float32, device)
     before = 0
-    for number in range(2):  # the first time also loads libraries
+    for _ in range(2):  # the first time also loads libraries
         with tempfile.TemporaryDirectory() as work:
             before = reset_peak(device)
             point = ResumePoint(Path(work), "benchmark" * 8, keep=False)
@@ -247,6 +252,7 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak(device: torch.device) -> int:
+    """Return the most bytes of memory used since `reset_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -318,6 +324,7 @@ def compare_with_all_experts(device: torch.device, folder: Path) -> list[Claim]:
 
 
 def main() -> int:
+    """Measure, print, and return 1 if a limit is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
