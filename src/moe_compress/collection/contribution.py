@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 
+_NUMBERS_CACHED, _NUMBERS_AT_ONCE = 2**16, 2**26
+"""Numbers converted to float32 at a time: on a CPU as many as its cache holds, elsewhere as bounds the memory."""
+
+
 def pass_through(
     contribution: torch.Tensor,
     nature: str,
@@ -46,11 +50,7 @@ def change_direction(before_TD: torch.Tensor, added_TD: torch.Tensor) -> torch.T
     Written with `sin^2 = 1 - cos^2`, which keeps float32 dot products accurate to 1e-6 of a small change too,
     where subtracting two nearly equal numbers would not.
     """
-    pieces = [
-        (row_norms(before), row_norms(added), (before * added).sum(dim=-1))
-        for before, added in zip(_in_float32(before_TD), _in_float32(added_TD), strict=True)
-    ]
-    before_T, added_T, inner_T = (torch.cat(parts).double() for parts in zip(*pieces, strict=True))
+    before_T, added_T, inner_T = (products.double() for products in _norms_and_inner(before_TD, added_TD))
     before_T, added_T = before_T.square(), added_T.square()
     after_T = before_T + 2 * inner_T + added_T
     product_T = (before_T * after_T).clamp(min=torch.finfo(torch.float64).tiny)
@@ -65,13 +65,34 @@ def row_norms(values: torch.Tensor) -> torch.Tensor:
         norms: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
         return norms
     # On a CPU the same call converts number by number, which takes twice as long.
-    pieces = _in_float32(values.reshape(-1, values.shape[-1]))
-    return torch.cat([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces]).reshape(values.shape[:-1])
+    rows_ND = values.reshape(-1, values.shape[-1])
+    norms_N = torch.empty(len(rows_ND))
+    for start, end, (piece,) in _in_float32(rows_ND):
+        torch.linalg.vector_norm(piece, dim=-1, out=norms_N[start:end])
+    return norms_N.reshape(values.shape[:-1])
 
 
-def _in_float32(values_TD: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield rows in float32, a few at a time: they stay in the cache, and memory is bounded."""
-    numbers = 2**17 if values_TD.device.type == "cpu" else 2**26
-    rows = max(1, numbers // values_TD.shape[-1])
-    for start in range(0, len(values_TD), rows):
-        yield values_TD[start : start + rows].float()
+def _norms_and_inner(one_TD: torch.Tensor, other_TD: torch.Tensor) -> torch.Tensor:
+    """Return the norms of two tensors' rows and their inner products, float32 `[3, T]`."""
+    found_3T = torch.empty(3, len(one_TD), device=one_TD.device)
+    for start, end, (one, other) in _in_float32(one_TD, other_TD):
+        torch.linalg.vector_norm(one, dim=-1, out=found_3T[0, start:end])
+        torch.linalg.vector_norm(other, dim=-1, out=found_3T[1, start:end])
+        torch.sum(one.mul_(other), dim=-1, out=found_3T[2, start:end])
+    return found_3T
+
+
+def _in_float32(*tensors: torch.Tensor) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
+    """Yield first row, last row and copies in float32 of a few rows at a time, always in the same memory.
+
+    So they stay in a CPU's cache, and what they take is bounded. What is yielded may be written over.
+    """
+    num_rows, width = tensors[0].shape
+    numbers = _NUMBERS_CACHED if tensors[0].device.type == "cpu" else _NUMBERS_AT_ONCE
+    rows = min(max(1, numbers // width), max(1, num_rows))
+    buffers = [torch.empty(rows, width, device=tensor.device) for tensor in tensors]
+    for start in range(0, num_rows, rows):
+        end = min(start + rows, num_rows)
+        yield start, end, [
+            buffer[: end - start].copy_(tensor[start:end]) for buffer, tensor in zip(buffers, tensors, strict=True)
+        ]
