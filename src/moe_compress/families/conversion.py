@@ -36,6 +36,7 @@ from moe_compress.families.per_layer import Counts, graft_layers, read_layer_cou
 Shapes = Mapping[str, tuple[int, ...]]
 
 _MAX_LAYERS = 1000  # the deepest models have a hundred or two
+_IN_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,8 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     info.missing_keys -= set(model.all_tied_weights_keys)
     before = set(info.unexpected_keys)
     model._adjust_missing_and_unexpected_keys(info)
+    # stock classes know the layers behind the last one by the published models' depths alone
+    info.unexpected_keys = {name for name in info.unexpected_keys if not _is_predictor(name, model.config)}
     wrong = [f"{name} {list(got)} instead of {list(need)}" for name, got, need in info.mismatched_keys]
     return LoadReport(
         missing=tuple(sorted(info.missing_keys - set(info.conversion_errors))),
@@ -327,6 +330,15 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
         mismatched=tuple(sorted([*wrong, *info.conversion_errors])),
         ignored=tuple(sorted(before - info.unexpected_keys)),
     )
+
+
+def _is_predictor(name: str, config: Any) -> bool:
+    """Whether a tensor is in one of the multi-token-prediction layers that a config counts behind the last."""
+    text = config.get_text_config()
+    depth = getattr(text, "num_hidden_layers", None)
+    count = getattr(text, "num_nextn_predict_layers", None)
+    found = _IN_LAYER.search(name)
+    return bool(found and depth and count) and depth <= int(found[1]) < depth + count
 
 
 class _CheapConverter(WeightConverter):  # type: ignore[misc]
