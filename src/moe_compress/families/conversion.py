@@ -14,7 +14,15 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -156,8 +164,15 @@ def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], Pre
     """Return how to build the class that `architectures` names, or else the model type's language model."""
     named = _find_model_class(config)
     fits = getattr(named, "config_class", None) is type(built)
-    factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else AutoModelForCausalLM.from_config
+    factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else find_auto_class(built).from_config
     return factory
+
+
+def find_auto_class(built: Any) -> Any:
+    """Return the stock class that makes a model of a config: of text, or of text and images where that is all."""
+    reads_images = type(built) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    is_text = type(built) in MODEL_FOR_CAUSAL_LM_MAPPING or not reads_images
+    return AutoModelForCausalLM if is_text else AutoModelForImageTextToText
 
 
 def shapes_in_memory(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -335,10 +350,10 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
 def _is_predictor(name: str, config: Any) -> bool:
     """Whether a tensor is in one of the multi-token-prediction layers that a config counts behind the last."""
     text = config.get_text_config()
-    depth = getattr(text, "num_hidden_layers", None)
-    count = getattr(text, "num_nextn_predict_layers", None)
+    depth, count = (getattr(text, key, None) for key in ("num_hidden_layers", "num_nextn_predict_layers"))
     found = _IN_LAYER.search(name)
-    return bool(found and depth and count) and depth <= int(found[1]) < depth + count
+    is_told = type(depth) is int and type(count) is int
+    return is_told and found is not None and depth <= int(found[1]) < depth + count
 
 
 class _CheapConverter(WeightConverter):  # type: ignore[misc]
