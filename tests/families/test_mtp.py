@@ -123,9 +123,10 @@ def test_a_layer_at_a_depth_of_its_own_is_known_by_the_configs_count(short, tmp_
     assert config["num_nextn_predict_layers"] == 0
 
 
-def test_a_layer_behind_those_that_the_config_counts_is_refused(short):
+@pytest.mark.parametrize("count", [0, "1", [1], None])
+def test_a_layer_behind_those_that_the_config_counts_is_refused(short, count):
     index = read_index(short)
-    config = index.config | {"num_nextn_predict_layers": 0}
+    config = index.config | {"num_nextn_predict_layers": count}
     with pytest.raises(UnsupportedModelError, match=r"unexpected \(model\.layers\.3\."):
         derive_tensor_map(config, index.shapes)
 

@@ -352,8 +352,9 @@ def _is_predictor(name: str, config: Any) -> bool:
     text = config.get_text_config()
     depth, count = (getattr(text, key, None) for key in ("num_hidden_layers", "num_nextn_predict_layers"))
     found = _IN_LAYER.search(name)
-    is_told = type(depth) is int and type(count) is int
-    return is_told and found is not None and depth <= int(found[1]) < depth + count
+    if found is None or not isinstance(depth, int) or not isinstance(count, int):
+        return False
+    return depth <= int(found[1]) < depth + count
 
 
 class _CheapConverter(WeightConverter):  # type: ignore[misc]
