@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -36,6 +39,8 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
         options["only_missing_outputs"] = not fresh
         # Relative places, the tracking store's among them, are the project's, wherever the command is typed.
         os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
+        if os.environ.get("RANK", "0") != "0":
+            track_nowhere()
         try:
             check_pipelines([*options["pipelines"], *filter(None, [options["pipeline"]])])
             return kedro(**options)
@@ -66,6 +71,13 @@ def describe(error: Exception) -> str:
             return without_credentials(f"MLflow failed: {' '.join(str(cause).split())}; check MLFLOW_TRACKING_URI")
         cause = cause.__cause__
     raise error
+
+
+def track_nowhere() -> None:
+    """Keep a rank of `torchrun` other than the first from tracking the run that all ranks do together."""
+    folder = tempfile.mkdtemp(prefix="moe-compress-rank-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
 
 
 def close_tracking() -> None:

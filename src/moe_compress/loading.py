@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from moe_compress.atomic import write_atomically
 from moe_compress.families.config_keys import with_layer_values
-from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class
+from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
 
 _NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
@@ -22,28 +22,27 @@ _NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
 def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     """Return the model of a checkpoint, with each layer's own number of experts.
 
-    A checkpoint of one number is loaded by transformers' auto class for it. One of several has `per_layer_config`,
-    which stock classes refuse: its class is made here, and then loads, checks sizes and saves like any other.
+    A checkpoint of one number is loaded by the auto class for it, or where its model type is a name of its own
+    (Kimi-K2) by the stock class that `architectures` names. One of several numbers has `per_layer_config`, which
+    stock classes refuse: its class is made here, and then loads, checks sizes, places and saves like any other.
 
     Args:
         path: a checkpoint's folder, or its id on the hub.
         kwargs: what `from_pretrained` takes; code that comes with a checkpoint never runs.
 
     Raises:
-        UnsupportedModelError: if transformers does not know the model, or the config's layers cannot be built.
+        UnsupportedModelError: if the config's layers cannot be built.
     """
     written = PreTrainedConfig.get_config_dict(path, **kwargs)[0]
     layers = read_layer_counts(written)
-    if layers is None:
-        config = build_config(written)
-        if config.model_type != written.get("model_type"):  # known by its class alone, as Kimi-K2
-            kwargs.setdefault("config", config)
-        return find_auto_class(config).from_pretrained(path, trust_remote_code=False, **kwargs)
+    if layers is None and written.get("model_type") in CONFIG_MAPPING:
+        return find_auto_class(build_config(written)).from_pretrained(path, trust_remote_code=False, **kwargs)
     # Configs of some families read the one number while they are built, so it is built as if layers were alike.
-    config = build_config(layers.plain)
+    config = build_config(layers.plain if layers else written)
     for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:
         setattr(config, name, kwargs.pop(name))
-    return make_class(layers).from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
+    model_class = make_class(layers) if layers else find_model_class(written)
+    return model_class.from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
 
 
 def make_class(layers: LayerCounts) -> type[PreTrainedModel]:

@@ -67,6 +67,16 @@ def test_estimates_count_tokens_bytes_and_layers(streamed, layout, tmp_path):
     assert "tokens" in str(found) and "very roughly" in str(found)
 
 
+def test_requested_statistics_are_part_of_the_estimate(streamed, layout):
+    domains = make_domains()
+    plain = estimate("streamed", streamed, domains, layout, None)
+    asked = estimate("streamed", streamed, domains, layout, None, {"one": ("coactivation", "embedding")}, 16)
+    experts, hidden = 8, 16
+    coactivation, embedding = 8 * experts * experts, 8 * experts * (hidden + 1)
+    assert asked.host_bytes - plain.host_bytes == 3 * (coactivation + embedding)
+    assert asked.device_bytes > plain.device_bytes + coactivation + embedding
+
+
 def test_auto_streams_what_does_not_fit_comfortably(streamed):
     files = streamed.files
     fits = Estimate("resident", 1, 1, 1, 0, 0, 1.0)

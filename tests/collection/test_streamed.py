@@ -137,6 +137,7 @@ def test_ranges_are_the_tensors_bytes(checkpoint):
         assert torch.equal(reader.read(name), expected)
         if expected.dim() > 1:
             assert torch.equal(reader.read(name, 1), expected[1])
+    reader.close()
 
 
 def test_a_shard_that_vanishes_or_changes_is_one_error(checkpoint, tmp_path):
@@ -161,8 +162,10 @@ def test_a_shard_cut_short_is_one_error(checkpoint, tmp_path):
     last = max(files.tensors.values(), key=lambda info: (info.file, info.start))
     with (folder / last.file).open("r+b") as file:
         file.truncate(last.start + last.num_bytes - 2)
+    reader = RangeReader(folder, files.tensors)
     with pytest.raises(CheckpointError, match="it ends 2 bytes early"):
-        RangeReader(folder, files.tensors).read(last.name)
+        reader.read(last.name)
+    reader.close()
 
 
 def test_a_dtype_that_torch_does_not_have_is_refused(checkpoint):

@@ -159,6 +159,7 @@ def test_the_table_has_a_line_for_each_engine_and_reason():
 
 
 def test_families_named_in_rules_exist():
+    known = {*CONFIG_MAPPING, "kimi_k2"}  # the latter's class is stock, its model type is not
     for entry in read_facts().values():
         for rule in entry["rules"]:
-            assert all(family in CONFIG_MAPPING for family in rule["when"].get("model_types", []))
+            assert all(family in known for family in rule["when"].get("model_types", []))

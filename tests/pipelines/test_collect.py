@@ -67,3 +67,10 @@ def test_two_domains_are_not_compressed_in_one_run(project):
     result = project.run("--pipelines=prune_code,prune_math")
     assert result.exit_code == 1
     assert "one run compresses for one domain, not for code, math" in result.output
+
+
+def test_ranks_but_the_first_do_not_track(project, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    succeed(project.run("--pipelines=collect_code"))
+    assert project.find("04_feature/statistics/code/*/statistics.safetensors")
+    assert not (project.folder / "mlflow.db").exists()

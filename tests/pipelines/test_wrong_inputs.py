@@ -112,7 +112,8 @@ def test_a_missing_shard(project):
 
 def test_an_architecture_nobody_knows(project):
     path = project.folder / "data/01_raw/model/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "no_such_model"}))
+    unknown = {"model_type": "no_such_model", "architectures": ["NoSuchModel"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **unknown}))
     assert_refused(project, project.prune(), "'no_such_model'")
 
 

@@ -42,8 +42,9 @@ def read_index(folder: Path) -> CheckpointIndex:
     Raises:
         CheckpointError: if a file is missing, damaged or outside the folder, or index and files disagree.
     """
+    config = read_config(folder)
     stamps = {file: stamp_file(resolve_file(folder, file)) for file in list_weight_files(folder)}
-    return CheckpointIndex(folder, read_config(folder), read_tensors(folder), stamps)
+    return CheckpointIndex(folder, config, read_tensors(folder), stamps)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -23,12 +23,10 @@ class Adding:
 
     def __init__(self, sums: Mapping[str, RoutingSums]) -> None:
         self._sums = sums
-        self._seen: set[tuple[str, int]] = set()
         self.domain = ""
 
     def record(self, row: int, batch: RoutingBatch) -> None:
         """Add what a layer did with a batch."""
-        self._seen.add((self.domain, row))
         self._sums[self.domain].add(row, batch)
 
     def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
@@ -37,6 +35,5 @@ class Adding:
 
     def finish(self) -> None:
         """Finish the layers that ran since the last time, after all batches and while their weights are there."""
-        for domain, row in sorted(self._seen):
-            self._sums[domain].finish(row)
-        self._seen.clear()
+        for sums in self._sums.values():
+            sums.finish()

@@ -112,9 +112,11 @@ def run(
     """Add up each domain's sums, after saying what they will take."""
     device = streamed.device
     layout = next(iter(sums.values())).layout
-    resident = estimate("resident", streamed, batches, layout, None)
+    asked = {name: own.requests for name, own in sums.items()}
+    extra = (asked, settings.embedding_tokens)
+    resident = estimate("resident", streamed, batches, layout, None, *extra)
     mode, why = choose_mode(settings.mode, resident, device, streamed.files)
-    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder)
+    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder, *extra)
     logger.info("%s\nchosen because %s", needed, why)
     refuse_what_cannot_fit(needed, device, folder)
     progress = Progress(needed.num_tokens, 1 if mode == "resident" else streamed.num_layers, report)

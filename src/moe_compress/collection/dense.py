@@ -113,11 +113,14 @@ class DenseSample:
             num_experts: E.
         """
         forward, inputs_ND, arrived_N = self._forwards.pop(row), self._inputs.pop(row), self._arrived.pop(row)
-        # Tokens of other ranks stay in as zeros: a product of another shape would round these otherwise.
-        outputs = (run_expert(forward, expert, inputs_ND) for expert in range(num_experts))
-        sums = (output_ND[arrived_N].sum(dim=0, dtype=torch.float64) for output_ND in outputs)
         tokens_E = arrived_N.sum().double().expand(num_experts).clone()
-        return {"embedding": torch.stack(list(sums)), "embedding_tokens": tokens_E}
+        embedding_ED = torch.zeros(num_experts, inputs_ND.shape[1], dtype=torch.float64, device=inputs_ND.device)
+        if arrived_N.any():  # a process may have no token of the sample
+            for expert in range(num_experts):
+                # Tokens of other ranks stay in as zeros: a product of another shape would round these otherwise.
+                outputs_ND = run_expert(forward, expert, inputs_ND)
+                embedding_ED[expert] = outputs_ND[arrived_N].sum(dim=0, dtype=torch.float64)
+        return {"embedding": embedding_ED, "embedding_tokens": tokens_E}
 
 
 def check_runs_single_experts(forward: Forward) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from moe_compress.collection.batches import Batch
+from moe_compress.collection.requests import CollectedShape, cost_of
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel
 from moe_compress.errors import ResourceError, UnsupportedModelError
 from moe_compress.types import MoELayout
@@ -62,6 +64,8 @@ def estimate(
     domains: Mapping[str, Sequence[Batch]],
     layout: MoELayout,
     folder: Path | None,
+    requests: Mapping[str, Collection[str]] = MappingProxyType({}),
+    embedding_tokens: int = 0,
 ) -> Estimate:
     """Return what collecting takes.
 
@@ -71,6 +75,8 @@ def estimate(
         domains: name -> batches.
         layout: the model's layout.
         folder: where outputs between layers are committed; None keeps them in memory.
+        requests: domain -> statistics besides those every collection has.
+        embedding_tokens: tokens that all experts run on, where `embedding` is requested.
     """
     batches = [batch for own in domains.values() for batch in own]
     sizes = streamed.layer_bytes()
@@ -81,14 +87,21 @@ def estimate(
     is_streamed = mode == "streamed"
     read = streamed.read_bytes()
     parameters = _active_parameters(streamed, layout)
-    seconds = 2 * parameters * padded / _measure_flops(streamed.device, streamed.dtype)
+    resident_layers = 1 if is_streamed else len(layout.layers)
+    asked = [
+        cost_of(request, _shape_of(streamed, layout, domains[name], embedding_tokens, resident_layers))
+        for name, own in requests.items()
+        for request in own
+    ]
+    flops = 2 * parameters * padded + sum(cost.flops for cost in asked)
+    seconds = flops / _measure_flops(streamed.device, streamed.dtype)
     reading = read / _measure_reading(streamed.shards())
     return Estimate(
         mode,
         sum(batch.num_tokens for batch in batches),
         read,
-        outside + largest + (2 * max(sizes) if is_streamed else sum(sizes)),
-        2 * hidden if is_streamed and folder is None else 0,
+        outside + largest + (2 * max(sizes) if is_streamed else sum(sizes)) + sum(c.device_bytes for c in asked),
+        sum(c.file_bytes for c in asked) + (2 * hidden if is_streamed and folder is None else 0),
         2 * hidden if is_streamed and folder else 0,
         max(seconds, reading) if is_streamed else seconds + reading,
     )
@@ -177,6 +190,20 @@ def _activation_bytes(streamed: StreamedModel, layout: MoELayout, batch: Batch) 
     inner = next((size for size in sizes if isinstance(size, int)), hidden)
     per_token = layout.top_k * (3 * hidden + 3 * inner) * streamed.dtype.itemsize + 8 * hidden * 8
     return int(rows * length * per_token + rows * length * length * 4)
+
+
+def _shape_of(
+    streamed: StreamedModel,
+    layout: MoELayout,
+    batches: Sequence[Batch],
+    embedding_tokens: int,
+    resident_layers: int,
+) -> CollectedShape:
+    """Return what the costs of a domain's requests depend on."""
+    experts = sum(value.numel() for name, value in streamed.model.named_parameters() if ".experts." in name)
+    num_tokens = sum(batch.num_tokens for batch in batches)
+    one = experts // sum(layout.num_experts)
+    return CollectedShape(layout, _hidden_size(streamed.model), one, num_tokens, embedding_tokens, resident_layers)
 
 
 def _active_parameters(streamed: StreamedModel, layout: MoELayout) -> int:

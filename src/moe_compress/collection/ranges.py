@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ class RangeReader:
         self._folder, self._tensors = folder, tensors
         self.stamps = {file: self._stamp(file) for file in sorted({info.file for info in tensors.values()})}
         self.num_bytes = 0
+        self._open_file = ""
+        self._stream: FileIO | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._tensors[name]
@@ -77,13 +80,12 @@ class RangeReader:
         if not place.numel():
             return
         view = memoryview(place.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        self._check(info.file)
         done = 0
         try:
-            with open(self._folder / info.file, "rb", buffering=0) as stream:
-                stream.seek(info.start + index * len(view))
-                while done < len(view) and (count := stream.readinto(view[done:])):
-                    done += count
+            stream = self._open(info.file)
+            stream.seek(info.start + index * len(view))
+            while done < len(view) and (count := stream.readinto(view[done:])):
+                done += count
         except OSError as error:
             raise self._lost(info.file, str(error)) from error
         if done < len(view):
@@ -94,9 +96,19 @@ class RangeReader:
         """Return how many bytes some tensors have on disk."""
         return sum(self._tensors[name].num_bytes for name in names)
 
-    def _check(self, file: str) -> None:
-        if self._stamp(file) != self.stamps[file]:
-            raise self._lost(file, "it is not the file it was at the start")
+    def close(self) -> None:
+        """Close the shard that was read last; reading opens it again, and looks whether it changed."""
+        if self._stream is not None:
+            self._stream.close()
+        self._open_file, self._stream = "", None
+
+    def _open(self, file: str) -> FileIO:
+        if self._stream is None or self._open_file != file:
+            self.close()
+            if self._stamp(file) != self.stamps[file]:
+                raise self._lost(file, "it is not the file it was at the start")
+            self._open_file, self._stream = file, open(self._folder / file, "rb", buffering=0)  # noqa: SIM115
+        return self._stream
 
     def _stamp(self, file: str) -> tuple[int, int]:
         try:

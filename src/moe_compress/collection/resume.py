@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, torch
 def remove_finished(folder: Path) -> None:
     """Remove the resume points of collections whose statistics are saved: those with every layer done."""
     for path in folder.glob(f"*/{_PROGRESS}"):
-        with safe_open(path, framework="pt") as file:
-            described: dict[str, Any] = json.loads(file.metadata()["progress"])
-        if described["hidden"] is None:
-            shutil.rmtree(path.parent)
+        with suppress(FileNotFoundError):  # every rank tidies up
+            with safe_open(path, framework="pt") as file:
+                described: dict[str, Any] = json.loads(file.metadata()["progress"])
+            if described["hidden"] is None:
+                shutil.rmtree(path.parent)

@@ -90,7 +90,10 @@ class StreamedModel:
                 if index + 1 < self.num_layers:
                     coming.append(pool.submit(self._load_layer, index + 1))
                 yield index
-                remove(self.model, names)
+                done = remove(self.model, names)
+                if index + 2 < self.num_layers:  # a layer is still to be read
+                    self.loader.recycle(done)
+                del done
 
     def layer_bytes(self) -> list[int]:
         """Return the memory each decoder layer's weights need."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from threading import Lock
 from typing import Any
 
 import torch
@@ -39,6 +41,8 @@ class WeightLoader:
         self._plain_shapes, self._encodings = shapes, encodings
         self._assemblies = list_assemblies(model, shapes)
         self._dtypes = dtypes_in_memory(model, dtype)
+        self._lock = Lock()  # embeddings are asked for while another thread reads a layer
+        self._spare: dict[tuple[tuple[int, ...], torch.dtype], list[torch.Tensor]] = {}
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
     def assemblies_below(self, prefix: str) -> list[Assembly]:
@@ -66,18 +70,27 @@ class WeightLoader:
             CheckpointError: if a shard vanished or a tensor has a wrong shape.
         """
         values: dict[str, torch.Tensor] = {}
-        for assembly in assemblies:
-            if assembly.slots is None:
-                dtype = self._dtypes[assembly.target]
-                parts = {name: self._read_whole(name, dtype) for name in assembly.names}
-                values.update(assembly.convert(self.model, parts))
-            else:
-                values[assembly.target] = self._fill(assembly.target, assembly.slots)
+        with self._lock, closing(self.reader):
+            for assembly in assemblies:
+                if assembly.slots is None:
+                    dtype = self._dtypes[assembly.target]
+                    parts = {name: self._read_whole(name, dtype) for name in assembly.names}
+                    values.update(assembly.convert(self.model, parts))
+                else:
+                    values[assembly.target] = self._fill(assembly.target, assembly.slots)
+            self._spare.clear()
         return values
+
+    def recycle(self, values: Iterable[torch.Tensor]) -> None:
+        """Let the next `load` overwrite these: fresh memory costs the system more than the reading does."""
+        for value in values:
+            self._spare.setdefault((tuple(value.shape), value.dtype), []).append(value)
 
     def _fill(self, target: str, slots: tuple[Slot, ...]) -> torch.Tensor:
         """Return an in-memory tensor with each checkpoint tensor read, or decoded, into its place."""
-        value = torch.empty(self._shapes[target], dtype=self._dtypes[target], device=self.device)
+        shape, dtype = self._shapes[target], self._dtypes[target]
+        spare = self._spare.get((shape, dtype))
+        value = spare.pop() if spare else torch.empty(shape, dtype=dtype, device=self.device)
         for slot in slots:
             place = self._place_of(slot, value)
             if slot.name in self._encodings:
@@ -148,11 +161,14 @@ def install(model: Any, values: Mapping[str, torch.Tensor]) -> None:
             module._parameters[own] = torch.nn.Parameter(value, requires_grad=False)
 
 
-def remove(model: Any, names: Iterable[str]) -> None:
-    """Give the memory of some tensors back; they keep their shape on the meta device."""
+def remove(model: Any, names: Iterable[str]) -> list[torch.Tensor]:
+    """Take some tensors out of a model and return them; they keep their shape on the meta device."""
+    taken = []
     for name in names:
         path, _, own = name.rpartition(".")
         module = model.get_submodule(path)
         held = module._buffers if own in module._buffers else module._parameters
+        taken.append(held[own].detach())
         meta = torch.empty_like(held[own], device="meta")
         held[own] = meta if held is module._buffers else torch.nn.Parameter(meta, requires_grad=False)
+    return taken

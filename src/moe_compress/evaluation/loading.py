@@ -63,8 +63,9 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]  # some of their messages are pages long
         raise CheckpointError(
-            f"transformers does not load {folder}: {error}; check config.json against the weight files"
+            f"transformers does not load {folder}: {reason}; check config.json against the weight files"
         ) from error
     return StockModel(
         model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"]))

@@ -88,7 +88,7 @@ def _find_config_class(config: Mapping[str, Any]) -> type[PreTrainedConfig]:
     model_type = str(config.get("model_type"))
     if model_type in CONFIG_MAPPING:
         return CONFIG_MAPPING[model_type]  # type: ignore[no-any-return]
-    named = getattr(_find_model_class(config), "config_class", None)
+    named = getattr(find_model_class(config), "config_class", None)
     if named is None:
         raise UnsupportedModelError(
             f"config.json has model_type {model_type!r}, which transformers {transformers.__version__} does "
@@ -97,7 +97,7 @@ def _find_config_class(config: Mapping[str, Any]) -> type[PreTrainedConfig]:
     return named  # type: ignore[no-any-return]
 
 
-def _find_model_class(config: Mapping[str, Any]) -> Any:
+def find_model_class(config: Mapping[str, Any]) -> Any:
     """Return transformers' own class of the name that stands first in `architectures`, None if it has none."""
     names = config.get("architectures")
     return getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
@@ -162,7 +162,7 @@ def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
 
 def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], PreTrainedModel]:
     """Return how to build the class that `architectures` names, or else the model type's language model."""
-    named = _find_model_class(config)
+    named = find_model_class(config)
     fits = getattr(named, "config_class", None) is type(built)
     factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else find_auto_class(built).from_config
     return factory

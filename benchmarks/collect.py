@@ -1,0 +1,364 @@
+"""What collecting costs beside a plain pass, reading the file once, and running every expert on every token.
+
+Prints one row a claim, with its limit, and exits with 1 if a limit is broken: `python benchmarks/collect.py`. With
+`--device cuda` the layers are of realistic size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from moe_compress.checkpoint.index import read_index
+from moe_compress.collection.batches import Batch
+from moe_compress.collection.progress import Progress
+from moe_compress.collection.resident import collect_resident, load_resident
+from moe_compress.collection.resume import ResumePoint
+from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
+from moe_compress.collection.sums import start_sums
+from moe_compress.families.derive import derive_tensor_map
+
+ROUNDS = 4
+VOCABULARY = 2048
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the timed models are."""
+
+    hidden: int
+    inner: int
+    experts: int
+    layers: int
+    tokens: int
+
+
+CPU_SIZE = Size(hidden=512, inner=160, experts=32, layers=10, tokens=4096)
+GPU_SIZE = Size(hidden=2048, inner=768, experts=128, layers=6, tokens=16384)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One measured ratio and its limit."""
+
+    what: str
+    value: float
+    limit: float
+    is_at_least: bool = False
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the limit is kept."""
+        return self.value >= self.limit if self.is_at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.is_at_least else "<="
+        verdict = "ok  " if self.holds else "FAIL"
+        return f"{verdict} {self.what:<62}{self.value:8.3f} {sign} {self.limit:<6g} {self.note}"
+
+
+@dataclass
+class Clock:
+    """The clock that all timings use."""
+
+    now: Callable[[], float] = time.perf_counter
+
+
+CLOCK = Clock()
+
+
+class Quiet(Progress):
+    """No bar: its drawing would be timed."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self._bar.disable = True
+
+
+def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None, top_k: int = 4):
+    """Return a random Qwen3-MoE."""
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=size.hidden,
+            intermediate_size=size.inner,
+            moe_intermediate_size=size.inner,
+            num_hidden_layers=layers or size.layers,
+            num_attention_heads=size.hidden // 64,
+            num_key_value_heads=size.hidden // 128,
+            head_dim=64,
+            num_experts=experts or size.experts,
+            num_experts_per_tok=top_k,
+            norm_topk_prob=True,
+        )
+    )
+
+
+def make_deepseek(size: Size):
+    """Return a random DeepSeek-V3."""
+    return DeepseekV3ForCausalLM(
+        DeepseekV3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=size.hidden,
+            intermediate_size=2 * size.inner,
+            moe_intermediate_size=size.inner,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.hidden // 64,
+            num_key_value_heads=size.hidden // 64,
+            n_routed_experts=size.experts,
+            num_experts_per_tok=4,
+            n_shared_experts=1,
+            n_group=4,
+            topk_group=2,
+            first_k_dense_replace=1,
+            q_lora_rank=size.hidden // 2,
+            kv_lora_rank=size.hidden // 4,
+            qk_nope_head_dim=64,
+            qk_rope_head_dim=32,
+            v_head_dim=64,
+        )
+    )
+
+
+def save(model, dtype: torch.dtype, folder: Path) -> tuple[CheckpointFiles, object, float]:
+    """Write a model; return its files, its layout and its millions of parameters."""
+    model.to(dtype).save_pretrained(folder)
+    index = read_index(folder)
+    millions = sum(value.numel() for value in model.parameters()) / 1e6
+    return (
+        CheckpointFiles(folder, index.config, index.tensors),
+        derive_tensor_map(index.config, index.shapes).layout,
+        millions,
+    )
+
+
+def make_batches(num_tokens: int, rows: int = 4) -> tuple[Batch, ...]:
+    """Return two batches that hold `num_tokens` together, without padding."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (rows, num_tokens // rows // 2)
+    return tuple(
+        Batch(
+            torch.randint(VOCABULARY, shape, generator=generator),
+            torch.ones(shape, dtype=torch.long),
+            torch.arange(first, first + rows),
+        )
+        for first in (0, rows)
+    )
+
+
+def time_in_turns(device: torch.device, *functions, rounds: int = ROUNDS) -> list[float]:
+    """Return each function's shortest seconds of several rounds in which all take turns, after one to warm up.
+
+    With `--clock=cpu` they are seconds of work by all threads, which other programs on the machine do not lengthen,
+    and which reading a layer while another computes does not shorten.
+    """
+    clock = CLOCK.now
+    best = [float("inf")] * len(functions)
+    for turn in range(rounds + 1):
+        for place, function in enumerate(functions):
+            wait(device)
+            started = clock()
+            function()
+            wait(device)
+            if turn:
+                best[place] = min(best[place], clock() - started)
+    return best
+
+
+def wait(device: torch.device) -> None:
+    """Return when the device has done all it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def read_once(files: CheckpointFiles) -> None:
+    """Read every shard from its first byte to its last."""
+    buffer = bytearray(16 << 20)
+    for shard in sorted({info.file for info in files.tensors.values()}):
+        with open(files.folder / shard, "rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+
+
+def compare_with_forward(device: torch.device, size: Size, folder: Path) -> Iterator[Claim]:
+    """Time a plain forward pass, resident and streamed collection, and reading the file, in turns."""
+    for family, make in (("qwen3_moe", make_qwen3), ("deepseek_v3", make_deepseek)):
+        for name, dtype in DTYPES.items():
+            torch.manual_seed(0)
+            files, layout, millions = save(make(size), dtype, folder / f"{family}-{name}")
+            yield from time_one(f"{family} {millions:.0f}M {name}", files, layout, dtype, device, size, folder)
+
+
+def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
+    """Time one model."""
+    domains = {"one": make_batches(size.tokens)}
+    model = load_resident(files.folder, device, dtype)
+    streamed = StreamedModel(files, dtype, device)
+    read = []
+
+    @torch.inference_mode()
+    def forward():
+        for batch in domains["one"]:
+            ready = batch.to(device)
+            model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
+
+    def resident():
+        collect_resident(model, domains, {"one": start_sums(layout, domains["one"])}, Quiet())
+
+    def stream():
+        before = streamed.reader.num_bytes
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            point = ResumePoint(Path(work), "benchmark" * 8, keep=True)
+            collect_streamed(streamed, domains, {"one": start_sums(layout, domains["one"])}, point, Quiet())
+        read.append(streamed.reader.num_bytes - before)
+
+    plain, inside, layered, reading = time_in_turns(device, forward, resident, stream, lambda: read_once(files))
+    bytes_on_disk = sum(path.stat().st_size for path in files.folder.glob("*.safetensors"))
+    return [
+        Claim(f"(a) resident / forward, {label}", inside / plain, 1.05, note=f"{inside:.3f} s / {plain:.3f} s"),
+        Claim(
+            f"(b) streamed / (resident + read), {label}",
+            layered / (inside + reading),
+            1.15,
+            note=f"{layered:.3f} s / ({inside:.3f} s + {reading:.3f} s)",
+        ),
+        Claim(f"(c) bytes read / size, {label}", max(read) / bytes_on_disk, 1.02),
+    ]
+
+
+def measure_peak(files: CheckpointFiles, layout, device_name: str, result) -> None:
+    """Put into `result` the bytes that a streamed collection took at most beside what there was, and a layer's."""
+    device = torch.device(device_name)
+    domains = {"one": make_batches(512)}
+    sums = {"one": start_sums(layout, domains["one"])}
+    streamed = StreamedModel(files, torch.float32, device)
+    before = 0
+    for _ in range(2):  # the first time also loads libraries
+        with tempfile.TemporaryDirectory() as work:
+            before = reset_peak(device)
+            point = ResumePoint(Path(work), "benchmark" * 8, keep=False)
+            collect_streamed(streamed, domains, sums, point, Quiet())
+    result.put((peak(device) - before, max(streamed.layer_bytes())))
+
+
+def reset_peak(device: torch.device) -> int:
+    """Forget the highest memory so far and return what is used now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak(device)
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes of memory used since `reset_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+
+def compare_depths(device: torch.device, folder: Path) -> list[Claim]:
+    """Measure the peak memory of streaming 8, 16 and 32 layers of one size, each in a process of its own."""
+    size = Size(hidden=512, inner=512, experts=32, layers=8, tokens=512)
+    context, peaks, layer = multiprocessing.get_context("spawn"), {}, 0
+    for layers in (8, 16, 32):
+        torch.manual_seed(0)
+        files, layout, _ = save(make_qwen3(size, layers), torch.float32, folder / f"deep-{layers}")
+        result = context.Queue()
+        process = context.Process(target=measure_peak, args=(files, layout, str(device), result))
+        process.start()
+        peaks[layers], layer = result.get()
+        process.join()
+        for path in files.folder.glob("*.safetensors"):
+            path.unlink()
+    spread = max(peaks.values()) / min(peaks.values()) - 1
+    note = ", ".join(f"{layers} layers {value / 1e6:.0f} MB" for layers, value in peaks.items())
+    return [
+        Claim("(d) spread of peak memory over 8, 16 and 32 layers", spread, 0.05, note=note),
+        Claim(
+            "(d) peak memory / two layers",
+            max(peaks.values()) / (2 * layer),
+            1.3,
+            note=f"layer {layer / 1e6:.0f} MB",
+        ),
+    ]
+
+
+@torch.inference_mode()
+def run_all_experts(model, batches, device) -> None:
+    """As the known observers do: hook each block, and run every expert on every token of its input."""
+
+    def observe(block, inputs, output):
+        hidden_TD = inputs[0].reshape(-1, inputs[0].shape[-1])
+        _, weights_TK, ids_TK = block.gate(hidden_TD)
+        for expert in range(block.experts.num_experts):
+            gate_TI, up_TI = (hidden_TD @ block.experts.gate_up_proj[expert].T).chunk(2, dim=-1)
+            output_TD = (block.experts.act_fn(gate_TI) * up_TI) @ block.experts.down_proj[expert].T
+            chosen_T = (ids_TK == expert).any(dim=-1)
+            torch.linalg.vector_norm(output_TD, dim=-1)[chosen_T].sum()
+            weights_TK[ids_TK == expert].sum()
+
+    handles = [layer.mlp.register_forward_hook(observe) for layer in model.base_model.layers]
+    for batch in batches:
+        ready = batch.to(device)
+        model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
+    for handle in handles:
+        handle.remove()
+
+
+def compare_with_all_experts(device: torch.device, folder: Path) -> list[Claim]:
+    """Time the peers' way beside ours at 128 experts and top-8."""
+    size = Size(hidden=512, inner=384, experts=128, layers=2, tokens=2048)
+    torch.manual_seed(0)
+    files, layout, _ = save(make_qwen3(size, top_k=8), torch.float32, folder / "wide")
+    model, domains = load_resident(files.folder, device, torch.float32), {"one": make_batches(size.tokens)}
+    ours, theirs = time_in_turns(
+        device,
+        lambda: collect_resident(model, domains, {"one": start_sums(layout, domains["one"])}, Quiet()),
+        lambda: run_all_experts(model, domains["one"], device),
+        rounds=3,
+    )
+    return [Claim("(e) all experts on all tokens / ours, 128 experts top-8", theirs / ours, 6, is_at_least=True)]
+
+
+def main() -> int:
+    """Measure, print, and return 1 if a limit is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    CLOCK.now = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
+    print(
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    broken = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for compare in (
+            lambda: compare_with_forward(device, size, Path(folder)),
+            lambda: compare_depths(device, Path(folder)),
+            lambda: compare_with_all_experts(device, Path(folder)),
+        ):
+            for claim in compare():
+                print(claim, flush=True)
+                broken += not claim.holds
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
