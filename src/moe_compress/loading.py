@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from moe_compress.atomic import write_atomically
 from moe_compress.families.config_keys import with_layer_values
-from moe_compress.families.conversion import build_config, build_meta_model, find_model_class
+from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
 
 _NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
@@ -22,7 +22,7 @@ _NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}
 def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     """Return the model of a checkpoint, with each layer's own number of experts.
 
-    A checkpoint of one number is loaded by `AutoModelForCausalLM`, or where its model type is a name of its own
+    A checkpoint of one number is loaded by the auto class for it, or where its model type is a name of its own
     (Kimi-K2) by the stock class that `architectures` names. One of several numbers has `per_layer_config`, which
     stock classes refuse: its class is made here, and then loads, checks sizes, places and saves like any other.
 
@@ -36,7 +36,7 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     written = PreTrainedConfig.get_config_dict(path, **kwargs)[0]
     layers = read_layer_counts(written)
     if layers is None and written.get("model_type") in CONFIG_MAPPING:
-        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **kwargs)
+        return find_auto_class(build_config(written)).from_pretrained(path, trust_remote_code=False, **kwargs)
     # Configs of some families read the one number while they are built, so it is built as if layers were alike.
     config = build_config(layers.plain if layers else written)
     for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:

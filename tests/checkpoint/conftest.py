@@ -87,6 +87,7 @@ def source(tmp_path):
         "generation_config.json",
         "README.md",
         "MLmodel",
+        "params.json",
         "pytorch_model.bin",
         ".hidden",
     ):

@@ -91,6 +91,16 @@ def plan_for(source, *groups, tensor_map=None, **options):
     )
 
 
+@pytest.mark.parametrize("weights", ["keep", "bfloat16"])
+def test_codes_without_scales_are_refused(source, weights):
+    tensor_map = make_map()
+    parts = {name: weight for name, weight in tensor_map.parts.items() if not weight.endswith("1.up")}
+    encodings = {weight: found for weight, found in tensor_map.encodings.items() if not weight.endswith("1.up")}
+    partial = replace(tensor_map, parts=parts, encodings=encodings)
+    with pytest.raises(CheckpointError, match=r"experts\.1\.up' in model\.safetensors is .*F8_E4M3 without scales"):
+        plan_for(source, 0, 1, tensor_map=partial, weights=weights)
+
+
 def test_every_weight_is_decoded_and_every_other_part_is_gone(source, tmp_path):
     merged = ExpertGroup((0, 1), (0.25, 0.75))
     rewrite = plan_for(source, 2, merged, weights="bfloat16")
@@ -143,6 +153,7 @@ def test_a_format_that_is_not_decoded_is_refused(source):
 def test_merging_a_quantised_expert_with_one_that_is_not_is_refused(source):
     tensor_map = make_map()
     odd = "layers.0.experts.1.up"
+    save_file(make_tensors() | {odd: torch.ones(4, 5, dtype=torch.bfloat16)}, source / "model.safetensors")
     encodings = {name: code for name, code in tensor_map.encodings.items() if name != odd}
     parts = {part: weight for part, weight in tensor_map.parts.items() if weight != odd}
     mixed = replace(tensor_map, encodings=encodings, parts=parts)

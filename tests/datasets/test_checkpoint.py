@@ -7,10 +7,11 @@ import struct
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 from kedro.io import DatasetError
 
 from moe_compress.datasets import CheckpointDataset
-from moe_compress.datasets.checkpoint import set_aside
+from moe_compress.datasets.checkpoint import UNWANTED, WANTED, set_aside
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -64,6 +65,13 @@ def test_a_hub_model_is_known_by_its_id_and_commit(tmp_path, hub_cache):
     found = dataset(tmp_path, hub_id="team/toy", revision="main").load()
     assert (found.name, found.revision) == ("team/toy", COMMIT)
     assert (found.path / "model.safetensors").is_file()
+
+
+def test_weights_that_a_repository_has_twice_are_fetched_once():
+    wanted = ["config.json", "merges.txt", "model-00001-of-00002.safetensors", "tokenizer.json"]
+    copies = ["consolidated.safetensors", "metal/model.bin", "original/model.safetensors", "original/config.json"]
+    names = [*wanted, *copies, "modeling_deepseek.py", "pytorch_model.bin"]
+    assert list(filter_repo_objects(names, allow_patterns=WANTED, ignore_patterns=UNWANTED)) == wanted
 
 
 def test_a_model_the_hub_does_not_give(tmp_path, hub_cache):

@@ -143,7 +143,9 @@ def test_a_missing_expert_is_refused_by_name():
 def test_a_tensor_nobody_asks_for_is_refused_by_name():
     name = "model.layers.0.block_sparse_moe.experts.0.w1.weight_scale_inv"
     refuse(
-        MIXTRAL, mixtral_shapes() | {name: (1, 1)}, r"1 tensors do not fit the config: model\.layers\.0.*scale_inv"
+        MIXTRAL,
+        mixtral_shapes() | {name: (1, 1)},
+        r"do not fit each other: 1 unexpected \(model\.layers\.0.*scale_inv",
     )
 
 
@@ -159,6 +161,11 @@ def test_two_tensors_for_one_parameter_are_refused():
     shapes = mixtral_shapes()
     shapes["model.layers.0.mlp.gate.weight"] = (4, 8)
     refuse(MIXTRAL, shapes, "all claim to be 'model.layers.0.mlp.gate.weight'")
+
+
+def test_a_fused_tensor_beside_the_experts_it_would_hold_is_refused():
+    shapes = mixtral_shapes() | {"model.layers.0.mlp.experts.gate_up_proj": (4, 24, 8)}
+    refuse(MIXTRAL, shapes, r"9 tensors all claim to be 'model\.layers\.0\.mlp\.experts\.gate_up_proj'")
 
 
 def test_token_to_expert_tables_are_refused():

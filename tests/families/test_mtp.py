@@ -102,6 +102,35 @@ def test_transformers_builds_the_pruned_layer_from_the_pruned_checkpoint(glm, tm
     assert layer[f"{block}.experts.down_proj"].shape[0] == len(KEPT)
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A DeepSeek-V3 of three layers and one after them, a depth that transformers' class does not name."""
+    model = make_model("deepseek_v3", num_hidden_layers=3, first_k_dense_replace=2)
+    tensors = unfuse(model.state_dict())
+    tensors |= {name.replace("layers.2.", "layers.3."): -t for name, t in tensors.items() if "layers.2." in name}
+    tensors |= {f"model.layers.3.{name}.weight": torch.ones(16) for name in ("enorm", "hnorm", "shared_head.norm")}
+    return save(
+        tmp_path_factory.mktemp("short") / "model", write_config(model, num_nextn_predict_layers=1), tensors
+    )
+
+
+def test_a_layer_at_a_depth_of_its_own_is_known_by_the_configs_count(short, tmp_path):
+    found, config = rewrite(short, tmp_path / "new", pruning_groups(KEPT))
+    assert_same(found, slice_by_hand(read_all(short), KEPT))
+    assert (config["num_nextn_predict_layers"], config["n_routed_experts"]) == (1, 4)
+    dropped, config = rewrite(short, tmp_path / "dropped", pruning_groups(KEPT), mtp="drop")
+    assert_same(dropped, {name: t for name, t in found.items() if not name.startswith("model.layers.3.")})
+    assert config["num_nextn_predict_layers"] == 0
+
+
+@pytest.mark.parametrize("count", [0, "1", [1], None])
+def test_a_layer_behind_those_that_the_config_counts_is_refused(short, count):
+    index = read_index(short)
+    config = index.config | {"num_nextn_predict_layers": count}
+    with pytest.raises(UnsupportedModelError, match=r"unexpected \(model\.layers\.3\."):
+        derive_tensor_map(config, index.shapes)
+
+
 def test_merging_averages_the_layers_own_experts(glm, tmp_path):
     groups = (ExpertGroup((0, 3), (0.25, 0.75)), *pruning_groups([1, 2]))
     found, _ = rewrite(glm, tmp_path / "new", groups)
@@ -172,7 +201,7 @@ def qwen(experts_on_disk, **changes):
 def test_a_layer_beside_the_stack_is_known_with_fused_and_with_numbered_experts(experts_on_disk):
     config, shapes = qwen(experts_on_disk)
     found = derive_tensor_map(config, shapes)
-    assert (found.mtp_problem, found.mtp_keys) == (None, ())
+    assert (found.mtp_problem, found.mtp_keys) == (None, ("num_nextn_predict_layers",))
     assert found.mtp_tensors == {name for name in shapes if name.startswith("mtp.")}
     stem = "mtp.layers.0.mlp."
     roles = {name: role for name, role in found.roles.items() if name.startswith("mtp.") and role.layer == 1}
@@ -183,6 +212,11 @@ def test_a_layer_beside_the_stack_is_known_with_fused_and_with_numbered_experts(
         name = f"{stem}experts.2.up_proj.weight"
         assert (roles[name].kind, roles[name].expert) == ("expert", 2)
         assert found.rename(name, 11) == f"{stem}experts.11.up_proj.weight"
+
+
+def test_a_number_of_none_is_left_as_it_is():
+    config, shapes = qwen("fused", mtp_num_hidden_layers=0)
+    assert derive_tensor_map(config, shapes).mtp_keys == ()
 
 
 @pytest.mark.parametrize("key", ["mtp_num_hidden_layers", "num_mtp_modules"])

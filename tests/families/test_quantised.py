@@ -263,6 +263,12 @@ def test_mxfp4_scales_that_do_not_fit_are_refused():
     refuse(GPT_OSS, gpt_oss_shapes() | {name: (4, 64, 2)}, "not one for each of its blocks")
 
 
+def test_codes_without_scales_are_refused():
+    shapes = gpt_oss_shapes()
+    del shapes["model.layers.0.mlp.experts.down_proj_scales"]
+    refuse(GPT_OSS, shapes, r"'model\.layers\.0\.mlp\.experts\.down_proj_blocks' has no scales")
+
+
 @pytest.mark.parametrize("shape", [(), (4, 64)])
 def test_codes_without_the_axes_of_codes_are_refused(shape):
     name = "model.layers.0.mlp.experts.down_proj_blocks"
@@ -279,7 +285,9 @@ def test_groups_that_are_no_groups_are_passed_over(groups):
 
 def test_scales_without_a_weight_are_refused_by_name():
     shapes = with_scales(blocks) | {"model.layers.0.self_attn.k_scale": (1,)}
-    refuse(config_with(BLOCKS), shapes, r"1 tensors do not fit the config: model\.layers\.0\.self_attn\.k_scale")
+    refuse(
+        config_with(BLOCKS), shapes, r"do not fit each other: 1 unexpected \(model\.layers\.0\.self_attn\.k_scale"
+    )
 
 
 def test_two_tensors_of_scales_for_one_weight_are_refused():

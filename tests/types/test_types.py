@@ -77,6 +77,12 @@ def test_layouts_that_cannot_be(layers, counts, message):
         MoELayout(layers, counts, 2)
 
 
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_router_that_picks_nothing_cannot_be(top_k):
+    with pytest.raises(PlanError, match=f"top_k={top_k}, and a router picks at least 1"):
+        MoELayout((0,), (4,), top_k)
+
+
 def test_a_plan_knows_what_stays():
     made = plan([3, 1], [0, 2])
     assert made.kept == ((1, 3), (0, 2))

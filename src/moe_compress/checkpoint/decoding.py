@@ -35,6 +35,22 @@ def check_quantised(tensor_map: TensorMap, plan: CompressionPlan, is_decoded: bo
         )
 
 
+def check_scales(index: CheckpointIndex, tensor_map: TensorMap) -> None:
+    """Check that no quantised weight lacks its scales; without them its codes say nothing.
+
+    Raises:
+        CheckpointError: naming the first that does.
+    """
+    if not tensor_map.parts:
+        return
+    for name, info in index.tensors.items():
+        if info.dtype in CODE_DTYPES["fp8"] and name not in tensor_map.parts:
+            raise CheckpointError(
+                f"'{name}' in {info.file} is stored as {info.dtype} without scales, which other weights of this "
+                "checkpoint have; fetch the checkpoint again"
+            )
+
+
 def plan_decoded(
     info: TensorInfo, index: CheckpointIndex, tensor_map: TensorMap, groups: Mapping[int, _Groups]
 ) -> Iterator[TensorJob]:

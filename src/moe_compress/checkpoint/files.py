@@ -11,7 +11,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
-_RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
+_RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta", "params.json"}
 
 
 Stamp = tuple[int, int, int]
@@ -84,7 +84,7 @@ def list_companions(folder: Path) -> tuple[str, ...]:
     """Return the names of the files a rewrite carries over unchanged, sorted.
 
     Tokenizer, generation config, templates and the like; not weights, `config.json`, hidden files, nor what
-    tells about the old model only (a README, a registry's records).
+    tells about the old model only (a README, a registry's records, the sizes of Mistral's own format).
 
     Raises:
         CheckpointError: if one is a link out of the checkpoint.

@@ -5,7 +5,7 @@ from math import isfinite, prod
 from typing import Any, Literal
 
 from moe_compress.checkpoint.arithmetic import AVERAGED_DTYPES
-from moe_compress.checkpoint.decoding import check_quantised, plan_decoded
+from moe_compress.checkpoint.decoding import check_quantised, check_scales, plan_decoded
 from moe_compress.checkpoint.header import DTYPE_BITS
 from moe_compress.checkpoint.index import CheckpointIndex
 from moe_compress.checkpoint.jobs import (
@@ -62,6 +62,7 @@ def plan_rewrite(
         CheckpointError: if a tensor's shape contradicts its role.
     """
     check_plan(tensor_map, plan, set(index.tensors), layout)
+    check_scales(index, tensor_map)
     check_quantised(tensor_map, plan, is_decoded=weights == "bfloat16")
     _check_mtp(tensor_map, plan, mtp)
     groups = dict(iterate_layers(plan))

@@ -20,6 +20,10 @@ from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
 
+WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "README.md"]
+UNWANTED = ["*/*", "consolidated*"]
+"""The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards."""
+
 
 class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference]):
     """An input checkpoint, in a local folder or on the Hugging Face hub; its headers are checked first.
@@ -130,9 +134,8 @@ def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.model", "*.jinja", "README.md"]
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise CheckpointError(

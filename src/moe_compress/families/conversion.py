@@ -14,7 +14,15 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -36,6 +44,7 @@ from moe_compress.families.per_layer import Counts, graft_layers, read_layer_cou
 Shapes = Mapping[str, tuple[int, ...]]
 
 _MAX_LAYERS = 1000  # the deepest models have a hundred or two
+_IN_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -155,8 +164,15 @@ def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], Pre
     """Return how to build the class that `architectures` names, or else the model type's language model."""
     named = find_model_class(config)
     fits = getattr(named, "config_class", None) is type(built)
-    factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else AutoModelForCausalLM.from_config
+    factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else find_auto_class(built).from_config
     return factory
+
+
+def find_auto_class(built: Any) -> Any:
+    """Return the stock class that makes a model of a config: of text, or of text and images where that is all."""
+    reads_images = type(built) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    is_text = type(built) in MODEL_FOR_CAUSAL_LM_MAPPING or not reads_images
+    return AutoModelForCausalLM if is_text else AutoModelForImageTextToText
 
 
 def shapes_in_memory(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -320,6 +336,8 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     info.missing_keys -= set(model.all_tied_weights_keys)
     before = set(info.unexpected_keys)
     model._adjust_missing_and_unexpected_keys(info)
+    # stock classes know the layers behind the last one by the published models' depths alone
+    info.unexpected_keys = {name for name in info.unexpected_keys if not _is_predictor(name, model.config)}
     wrong = [f"{name} {list(got)} instead of {list(need)}" for name, got, need in info.mismatched_keys]
     return LoadReport(
         missing=tuple(sorted(info.missing_keys - set(info.conversion_errors))),
@@ -327,6 +345,16 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
         mismatched=tuple(sorted([*wrong, *info.conversion_errors])),
         ignored=tuple(sorted(before - info.unexpected_keys)),
     )
+
+
+def _is_predictor(name: str, config: Any) -> bool:
+    """Whether a tensor is in one of the multi-token-prediction layers that a config counts behind the last."""
+    text = config.get_text_config()
+    depth, count = (getattr(text, key, None) for key in ("num_hidden_layers", "num_nextn_predict_layers"))
+    found = _IN_LAYER.search(name)
+    if found is None or not isinstance(depth, int) or not isinstance(count, int):
+        return False
+    return depth <= int(found[1]) < depth + count
 
 
 class _CheapConverter(WeightConverter):  # type: ignore[misc]

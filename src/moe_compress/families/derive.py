@@ -24,7 +24,7 @@ from moe_compress.families.mtp import extend_to_mtp
 from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.quantised import extend_to_parts, view_plain
 from moe_compress.families.routing import read_layout
-from moe_compress.families.verify import name_some
+from moe_compress.families.verify import list_misfits, name_some
 from moe_compress.types import TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,7 +63,11 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     model = build_meta_model(config)
     in_memory, sources = shapes_in_memory(model), locate_sources(model, tensors)
     report = report_loading(model, tensors)
-    _refuse_unknown(report.missing + report.unexpected + report.mismatched, "do not fit the config")
+    if misfits := list_misfits(report):
+        raise UnsupportedModelError(
+            f"tensors and config do not fit each other: {'; '.join(misfits)}; this checkpoint cannot be rewritten "
+            "as it is"
+        )
     count = find_count(config, in_memory, departure)
     layers = _layers_of(count.growth)
     routers = _find_routers(count, layers, in_memory)
@@ -101,10 +105,12 @@ def _group_by_source(sources: Mapping[str, Source]) -> dict[Source, list[str]]:
         UnsupportedModelError: if two tensors claim to be the same one.
     """
     together: dict[Source, list[str]] = defaultdict(list)
+    claims: dict[str, list[str]] = defaultdict(list)
     for name, source in sources.items():
         together[source].append(name)
-    for source, names in together.items():
-        if source.pattern is None and len(names) > 1:
+        claims[source.target].append(name)
+    for source in together:
+        if source.pattern is None and len(names := claims[source.target]) > 1:
             _refuse_unknown(tuple(names), f"all claim to be '{source.target}'")
     return together
 

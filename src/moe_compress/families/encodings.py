@@ -73,8 +73,10 @@ def find_encoding(
     """Return how to decode a weight, None if its format is not decoded here.
 
     Raises:
-        UnsupportedModelError: if the scales are not one per block of the weight.
+        UnsupportedModelError: if the scales are not one per block of the weight, or codes have none.
     """
+    if scales is None and codes != weight:
+        raise UnsupportedModelError(f"'{codes}' has no scales beside it; fetch the checkpoint again")
     if scales is None:
         return None
     if codes == f"{weight}_blocks":

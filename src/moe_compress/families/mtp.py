@@ -88,15 +88,15 @@ def _is_mtp(name: str, depth: int | None) -> bool:
 
 
 def _list_count_keys(config: Mapping[str, Any], has_tensors: bool) -> Iterator[str]:
-    """Yield the dotted paths of the number of these layers: those written, else the one the family would assume."""
+    """Yield the dotted paths of the number of these layers: those written, else the one that readers look for."""
     nested = {key: part for key, part in config.items() if isinstance(part, dict)}
     written = [key for key in _COUNT_KEYS if config.get(key)]
     written += [f"{place}.{key}" for place, part in nested.items() for key in _COUNT_KEYS if part.get(key)]
     yield from written
     built = build_config(config)
     text = built.get_text_config()
-    if has_tensors and not written and getattr(text, "num_mtp_layers", None):
-        name = getattr(text, "attribute_map", {}).get("num_mtp_layers", "num_mtp_layers")
+    if has_tensors and not any(key in part for part in (config, *nested.values()) for key in _COUNT_KEYS):
+        name = getattr(text, "attribute_map", {}).get("num_mtp_layers", _COUNT_KEYS[0])
         place = next((key for key in nested if getattr(built, key, None) is text), None)
         yield f"{place}.{name}" if place else name
 

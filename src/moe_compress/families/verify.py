@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_compress.errors import CheckpointError
-from moe_compress.families.conversion import build_meta_model, report_loading
+from moe_compress.families.conversion import LoadReport, build_meta_model, report_loading
 from moe_compress.families.quantised import view_plain
 
 
@@ -20,14 +20,17 @@ def verify_checkpoint(config: Mapping[str, Any], tensors: Mapping[str, tuple[int
         CheckpointError: if a tensor is missing, unexpected or has another shape than the model needs.
     """
     view = view_plain(config, tensors)
-    report = report_loading(build_meta_model(view.config), view.shapes)
-    problems = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
-    found = [f"{len(names)} {kind} ({name_some(names)})" for kind, names in problems.items() if names]
-    if found:
+    if misfits := list_misfits(report_loading(build_meta_model(view.config), view.shapes)):
         raise CheckpointError(
-            f"transformers would not load this checkpoint as it stands: {'; '.join(found)}; "
+            f"transformers would not load this checkpoint as it stands: {'; '.join(misfits)}; "
             "its config and tensors must fit each other"
         )
+
+
+def list_misfits(report: LoadReport) -> list[str]:
+    """Return what stock loading would complain about, a few words for each kind; nothing if all fits."""
+    kinds = {"unexpected": report.unexpected, "missing": report.missing, "mismatched": report.mismatched}
+    return [f"{len(names)} {kind} ({name_some(names)})" for kind, names in kinds.items() if names]
 
 
 def name_some(names: tuple[str, ...], limit: int = 3) -> str:

@@ -14,10 +14,13 @@ from moe_compress.types import CheckpointReference, CompressionPlan, EngineVerdi
 logger = logging.getLogger(__name__)
 
 
-def check_compatibility(base_model: CheckpointReference, plan: CompressionPlan) -> tuple[EngineVerdict, ...]:
+def check_compatibility(
+    base_model: CheckpointReference, plan: CompressionPlan, parameters: RewriteParameters
+) -> tuple[EngineVerdict, ...]:
     """Return what each serving engine is expected to do with what the plan makes of the base model; log it."""
     from moe_compress.checkpoint.index import read_index
     from moe_compress.compatibility.judge import as_lines, judge
+    from moe_compress.families.quantised import find_settings
 
     index = read_index(base_model.path)
     num_bytes: Counter[str] = Counter()
@@ -28,7 +31,7 @@ def check_compatibility(base_model: CheckpointReference, plan: CompressionPlan) 
         architecture=str((config.get("architectures") or [""])[0]),
         model_type=str(config.get("model_type", "")),
         layout=plan.new_layout,
-        quantisation=(config.get("quantization_config") or {}).get("quant_method"),
+        quantisation=find_settings(config).get("quant_method") if parameters.weights == "keep" else None,
         dtype=max(num_bytes, key=num_bytes.__getitem__),
     )
     verdicts = judge(served)
@@ -73,7 +76,12 @@ def create_pipeline() -> Pipeline:
     """Return the stage: plan -> verdicts of engines, candidate checkpoint."""
     return Pipeline(
         [
-            Node(check_compatibility, ["base_model", "plan"], "compatibility", name="check_compatibility"),
+            Node(
+                check_compatibility,
+                ["base_model", "plan", "params:rewrite"],
+                "compatibility",
+                name="check_compatibility",
+            ),
             Node(
                 plan_rewrite,
                 ["base_model", "plan", "params:rewrite", "compatibility"],

@@ -31,6 +31,11 @@ class MoELayout:
                 f"a layout needs one expert count per layer, got {len(self.num_experts)} counts "
                 f"for {len(self.layers)} layers; read it from the checkpoint's config"
             )
+        if self.top_k < 1:
+            raise PlanError(
+                f"a layout has top_k={self.top_k}, and a router picks at least 1 expert per token; correct the "
+                "number of experts per token in config.json"
+            )
         for layer, count in zip(self.layers, self.num_experts, strict=True):
             if count < self.top_k:
                 raise PlanError(
