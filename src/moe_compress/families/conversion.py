@@ -337,7 +337,7 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     before = set(info.unexpected_keys)
     model._adjust_missing_and_unexpected_keys(info)
     # stock classes know the layers behind the last one by the published models' depths alone
-    info.unexpected_keys = {name for name in info.unexpected_keys if not _is_predictor(name, model.config)}
+    info.unexpected_keys = {name for name in info.unexpected_keys if not is_predictor(name, model.config)}
     wrong = [f"{name} {list(got)} instead of {list(need)}" for name, got, need in info.mismatched_keys]
     return LoadReport(
         missing=tuple(sorted(info.missing_keys - set(info.conversion_errors))),
@@ -347,7 +347,7 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     )
 
 
-def _is_predictor(name: str, config: Any) -> bool:
+def is_predictor(name: str, config: Any) -> bool:
     """Whether a tensor is in one of the multi-token-prediction layers that a config counts behind the last."""
     text = config.get_text_config()
     depth, count = (getattr(text, key, None) for key in ("num_hidden_layers", "num_nextn_predict_layers"))
