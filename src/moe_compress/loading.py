@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from moe_compress.atomic import write_atomically
+from moe_compress.errors import CheckpointError
 from moe_compress.families.config_keys import with_layer_values
 from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
@@ -43,6 +44,30 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
         setattr(config, name, kwargs.pop(name))
     model_class = make_class(layers) if layers else find_model_class(written)
     return model_class.from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
+
+
+def load_tokenizer(folder: str | PathLike[str]) -> Any:
+    """Return the tokenizer of a checkpoint folder.
+
+    Args:
+        folder: the folder; code in it never runs, and nobody is asked whether it may.
+
+    Raises:
+        CheckpointError: if there is none that transformers can build by itself.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged file raises many kinds
+        reason = " ".join(str(error).split())[:300]
+        if "custom code" in reason:
+            raise CheckpointError(
+                f"the tokenizer of {folder} can only be built by code that lies beside it, which is never run; "
+                "convert it to a tokenizer.json first, as docs/own-model.md shows"
+            ) from error
+        raise CheckpointError(
+            f"transformers does not load the tokenizer of {folder}: {reason}; check tokenizer.json and "
+            "tokenizer_config.json"
+        ) from error
 
 
 def make_class(layers: LayerCounts) -> type[PreTrainedModel]:

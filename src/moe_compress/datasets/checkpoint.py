@@ -20,7 +20,8 @@ from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
 
-WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "README.md"]
+WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "README.md"]
+"""Code travels unread, for loaders that a reader trusts with it and `auto_map` names it; here it never runs."""
 UNWANTED = ["*/*", "consolidated*"]
 """The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards."""
 
@@ -126,7 +127,7 @@ def show(bar: tqdm[Any], done: int, total: int) -> None:
 
 
 def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
-    """Return the local snapshot of a model on the hub, downloading what is not there; never its code.
+    """Return the local snapshot of a model on the hub, downloading what is not there.
 
     Raises:
         CheckpointError: if the hub cannot be reached or has no such model, and the cache has no snapshot.

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from moe_compress.errors import CheckpointError, ParameterError
 from moe_compress.families.conversion import is_predictor
-from moe_compress.loading import load_model
+from moe_compress.loading import load_model, load_tokenizer
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -63,7 +63,7 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
             model, info = load_model(
                 folder, dtype=dtype, device_map=place, local_files_only=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]  # some of their messages are pages long
         raise CheckpointError(
