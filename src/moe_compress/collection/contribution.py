@@ -93,6 +93,11 @@ def _in_float32(*tensors: torch.Tensor) -> Iterator[tuple[int, int, list[torch.T
     buffers = [torch.empty(rows, width, device=tensor.device) for tensor in tensors]
     for start in range(0, num_rows, rows):
         end = min(start + rows, num_rows)
-        yield start, end, [
-            buffer[: end - start].copy_(tensor[start:end]) for buffer, tensor in zip(buffers, tensors, strict=True)
-        ]
+        yield (
+            start,
+            end,
+            [
+                buffer[: end - start].copy_(tensor[start:end])
+                for buffer, tensor in zip(buffers, tensors, strict=True)
+            ],
+        )
