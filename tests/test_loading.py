@@ -55,6 +55,17 @@ def test_a_model_nobody_knows_is_refused(tmp_path):
         moe_compress.load_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize("model_type", [["mixtral"], None, 7])
+def test_a_model_type_that_is_no_text_is_refused(tmp_path, model_type):
+    tiny_families.save("mixtral", tmp_path / "model")
+    change_config(tmp_path / "model", model_type=model_type)
+    index = read_index(tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match="model_type .*, which is no text; correct it"):
+        derive_tensor_map(index.config, index.shapes)
+    with pytest.raises(UnsupportedModelError, match="model_type .*, which is no text; correct it"):
+        moe_compress.load_model(tmp_path / "model")
+
+
 @pytest.fixture
 def kimi(tmp_path, monkeypatch):
     """A checkpoint whose config and tokenizer name code beside them, and a user who says yes to whatever is asked."""

@@ -36,10 +36,10 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     """
     written = PreTrainedConfig.get_config_dict(path, **kwargs)[0]
     layers = read_layer_counts(written)
-    if layers is None and written.get("model_type") in CONFIG_MAPPING:
-        return find_auto_class(build_config(written)).from_pretrained(path, trust_remote_code=False, **kwargs)
     # Configs of some families read the one number while they are built, so it is built as if layers were alike.
     config = build_config(layers.plain if layers else written)
+    if layers is None and written["model_type"] in CONFIG_MAPPING:
+        return find_auto_class(config).from_pretrained(path, trust_remote_code=False, **kwargs)
     for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:
         setattr(config, name, kwargs.pop(name))
     model_class = make_class(layers) if layers else find_model_class(written)
