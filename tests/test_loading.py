@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from tests import tiny_families
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +13,7 @@ import moe_compress
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import CheckpointError, UnsupportedModelError
 from moe_compress.families.derive import derive_tensor_map
-from moe_compress.loading import load_tokenizer
+from moe_compress.loading import load_tokenizer, name_loader
 
 
 def change_config(folder, **changes):
@@ -32,12 +33,15 @@ def check_loaded(folder, model):
 def test_a_stock_checkpoint_is_loaded_by_the_class_that_knows_it(tmp_path, family):
     model = tiny_families.save(family, tmp_path / "model")
     check_loaded(tmp_path / "model", model)
+    stock = getattr(transformers, name_loader(tmp_path / "model"))
+    assert type(stock.from_pretrained(tmp_path / "model")) is type(model)
 
 
 def test_a_model_type_of_its_own_is_loaded_by_its_class(tmp_path):
     model = tiny_families.save("deepseek_v3", tmp_path / "model")
     change_config(tmp_path / "model", model_type="kimi_k2")
     check_loaded(tmp_path / "model", model)
+    assert name_loader(tmp_path / "model") == "moe_compress.load_model"
 
 
 def test_an_architecture_named_otherwise_on_the_hub_is_that_of_its_model_type(tmp_path):

@@ -46,6 +46,18 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     return model_class.from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
 
 
+def name_loader(folder: str | PathLike[str]) -> str:
+    """Return what loads a checkpoint folder: the name of a stock auto class, or else `moe_compress.load_model`.
+
+    Args:
+        folder: the folder; `load_model` loads it.
+    """
+    written = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
+    if read_layer_counts(written) is None and written["model_type"] in CONFIG_MAPPING:
+        return str(find_auto_class(build_config(written)).__name__)
+    return "moe_compress.load_model"
+
+
 def load_tokenizer(folder: str | PathLike[str]) -> Any:
     """Return the tokenizer of a checkpoint folder.
 
