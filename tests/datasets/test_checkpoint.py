@@ -37,6 +37,20 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert dataset(tmp_path).load().weights_digest != first.weights_digest
 
 
+def test_a_weight_file_that_is_no_part_of_the_checkpoint_is_named_once(tmp_path, caplog):
+    write_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "extra.safetensors").write_bytes(b"")
+    loaded = dataset(tmp_path)
+    loaded.load()
+    loaded.load()
+    (warning,) = [record.message for record in caplog.records if record.name.startswith("moe_compress")]
+    assert warning.endswith("no part of this checkpoint, left out: extra.safetensors")
+    caplog.clear()
+    (tmp_path / "model" / "extra.safetensors").unlink()
+    dataset(tmp_path).load()
+    assert not [record for record in caplog.records if record.name.startswith("moe_compress")]
+
+
 def test_a_changed_config_is_another_model_with_the_same_weights(tmp_path):
     write_checkpoint(tmp_path / "model")
     first = dataset(tmp_path).load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
 
 from moe_compress.checkpoint.digest import settings_digest, weights_digest
-from moe_compress.checkpoint.index import read_index
+from moe_compress.checkpoint.index import list_strays, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
+
+logger = logging.getLogger(__name__)
 
 WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "README.md"]
 """Code travels unread, for loaders that a reader trusts with it and `auto_map` names it; here it never runs."""
@@ -58,6 +61,8 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
         if self._reference is None:
             folder = fetch_snapshot(self._hub_id, self._revision) if self._hub_id else self._folder
             read_index(folder)
+            if strays := list_strays(folder):
+                logger.warning("%s: no part of this checkpoint, left out: %s", folder, ", ".join(strays))
             found = refer_to(folder, self._digests)
             if self._hub_id:
                 found = replace(found, name=self._hub_id, revision=folder.name)
