@@ -64,15 +64,15 @@ def test_a_model_type_that_is_no_text_is_refused(tmp_path, model_type):
     tiny_families.save("mixtral", tmp_path / "model")
     change_config(tmp_path / "model", model_type=model_type)
     index = read_index(tmp_path / "model")
-    with pytest.raises(UnsupportedModelError, match="model_type .*, which is no text; correct it"):
+    with pytest.raises(UnsupportedModelError, match=r"model_type .*, which is no text; correct it"):
         derive_tensor_map(index.config, index.shapes)
-    with pytest.raises(UnsupportedModelError, match="model_type .*, which is no text; correct it"):
+    with pytest.raises(UnsupportedModelError, match=r"model_type .*, which is no text; correct it"):
         moe_compress.load_model(tmp_path / "model")
 
 
 @pytest.fixture
 def kimi(tmp_path, monkeypatch):
-    """A checkpoint whose config and tokenizer name code beside them, and a user who says yes to whatever is asked."""
+    """A checkpoint whose config and tokenizer name code beside them, and a user who says yes to anything."""
     monkeypatch.setattr("builtins.input", lambda *_: "yes")
     code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
     (tmp_path / "tokenization_kimi.py").write_text(code)

@@ -113,7 +113,11 @@ def test_a_value_of_the_wrong_type_is_refused():
 
 
 def test_sizes_that_build_no_model_are_refused():
-    refuse(MIXTRAL | {"num_attention_heads": 0}, mixtral_shapes(), "cannot build a 'mixtral' model .* correct it, or use")
+    refuse(
+        MIXTRAL | {"num_attention_heads": 0},
+        mixtral_shapes(),
+        "cannot build a 'mixtral' model .* correct it, or use",
+    )
 
 
 def test_a_dense_architecture_is_refused():

@@ -11,7 +11,8 @@ CONFIG = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl", ".npz", ".tar")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
+_ARCHIVES = (".npz", ".tar")
 _WEIGHT_INDEX = re.compile(rf"({'|'.join(map(re.escape, _WEIGHTS))})\.index.*\.json$")
 _RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta", "params.json"}
 
@@ -100,6 +101,6 @@ def list_companions(folder: Path) -> tuple[str, ...]:
 
 def _travels(name: str) -> bool:
     lower = name.lower()
-    is_weight = lower.endswith(_WEIGHTS) or _WEIGHT_INDEX.search(lower) is not None
+    is_weight = lower.endswith((*_WEIGHTS, *_ARCHIVES)) or _WEIGHT_INDEX.search(lower) is not None
     is_record = lower in _RECORDS or lower.startswith((".", "readme", "imatrix", "events.out."))
     return not (is_weight or is_record or lower == CONFIG)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _NUMBERS_CACHED, _NUMBERS_AT_ONCE = 2**16, 2**26
 """Numbers converted to float32 at a time: on a CPU as many as its cache holds, elsewhere as bounds the memory."""
 
