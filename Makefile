@@ -33,6 +33,7 @@ check: setup
 	$(BIN)/lint-imports
 
 benchmarks: setup
+	$(BIN)/python -m benchmarks.collect
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.plan
 

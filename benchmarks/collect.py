@@ -1,6 +1,6 @@
 """What collecting costs beside a plain pass, reading the file once, and running every expert on every token.
 
-Prints one row a claim, with its limit, and exits with 1 if a limit is broken: `python benchmarks/collect.py`. With
+Prints one row a claim, with its limit, and exits with 1 if a limit is broken: `python -m benchmarks.collect`. With
 `--device cuda` the layers are of realistic size.
 """
 
@@ -12,9 +12,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -27,6 +28,7 @@ from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import start_sums
 from moe_compress.families.derive import derive_tensor_map
+from moe_compress.types import MoELayout
 
 ROUNDS = 4
 VOCABULARY = 2048
@@ -87,7 +89,7 @@ class Quiet(Progress):
         self._bar.disable = True
 
 
-def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None, top_k: int = 4):
+def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None, top_k: int = 4) -> Any:
     """Return a random Qwen3-MoE."""
     return Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
@@ -106,7 +108,7 @@ def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None
     )
 
 
-def make_deepseek(size: Size):
+def make_deepseek(size: Size) -> Any:
     """Return a random DeepSeek-V3."""
     return DeepseekV3ForCausalLM(
         DeepseekV3Config(
@@ -132,7 +134,7 @@ def make_deepseek(size: Size):
     )
 
 
-def save(model, dtype: torch.dtype, folder: Path) -> tuple[CheckpointFiles, object, float]:
+def save(model: Any, dtype: torch.dtype, folder: Path) -> tuple[CheckpointFiles, MoELayout, float]:
     """Write a model; return its files, its layout and its millions of parameters."""
     model.to(dtype).save_pretrained(folder)
     index = read_index(folder)
@@ -158,7 +160,7 @@ def make_batches(num_tokens: int, rows: int = 4) -> tuple[Batch, ...]:
     )
 
 
-def time_in_turns(device: torch.device, *functions, rounds: int = ROUNDS) -> list[float]:
+def time_in_turns(device: torch.device, *functions: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Return each function's shortest seconds of several rounds in which all take turns, after one to warm up.
 
     With `--clock=cpu` they are seconds of work by all threads, which other programs on the machine do not lengthen,
@@ -201,7 +203,15 @@ def compare_with_forward(device: torch.device, size: Size, folder: Path) -> Iter
             yield from time_one(f"{family} {millions:.0f}M {name}", files, layout, dtype, device, size, folder)
 
 
-def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
+def time_one(
+    label: str,
+    files: CheckpointFiles,
+    layout: MoELayout,
+    dtype: torch.dtype,
+    device: torch.device,
+    size: Size,
+    folder: Path,
+) -> list[Claim]:
     """Time one model."""
     domains = {"one": make_batches(size.tokens)}
     model = load_resident(files.folder, device, dtype)
@@ -209,15 +219,15 @@ def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
     read = []
 
     @torch.inference_mode()
-    def forward():
+    def forward() -> None:
         for batch in domains["one"]:
             ready = batch.to(device)
             model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
 
-    def resident():
+    def resident() -> None:
         collect_resident(model, domains, {"one": start_sums(layout, domains["one"])}, Quiet())
 
-    def stream():
+    def stream() -> None:
         before = streamed.reader.num_bytes
         with tempfile.TemporaryDirectory(dir=folder) as work:
             point = ResumePoint(Path(work), "benchmark" * 8, keep=True)
@@ -238,7 +248,7 @@ def time_one(label, files, layout, dtype, device, size, folder) -> list[Claim]:
     ]
 
 
-def measure_peak(files: CheckpointFiles, layout, device_name: str, result) -> None:
+def measure_peak(files: CheckpointFiles, layout: MoELayout, device_name: str, result: Any) -> None:
     """Put into `result` the bytes that a streamed collection took at most beside what there was, and a layer's."""
     device = torch.device(device_name)
     domains = {"one": make_batches(512)}
@@ -298,10 +308,10 @@ def compare_depths(device: torch.device, folder: Path) -> list[Claim]:
 
 
 @torch.inference_mode()
-def run_all_experts(model, batches, device) -> None:
+def run_all_experts(model: Any, batches: Sequence[Batch], device: torch.device) -> None:
     """As the known observers do: hook each block, and run every expert on every token of its input."""
 
-    def observe(block, inputs, output):
+    def observe(block: Any, inputs: tuple[torch.Tensor, ...], output: object) -> None:
         hidden_TD = inputs[0].reshape(-1, inputs[0].shape[-1])
         _, weights_TK, ids_TK = block.gate(hidden_TD)
         for expert in range(block.experts.num_experts):

@@ -44,7 +44,8 @@ Every text family of transformers that has routed experts, as `python -m tests.f
 A layer for multi-token prediction (MTP) behind the last one, where transformers knows of one, and experts in FP8
 are tried by names and shapes; what is then written has tests of its own, as have experts in MXFP4 (`gpt_oss`).
 `deepseek_v4` is refused when it has layers that look experts up by token id (`tid2eid`): an expert that goes would
-leave those tokens none.
+leave those tokens none. Llama-4 Maverick in FP8 by compressed-tensors, with a tensor for each expert, is refused:
+transformers has its experts fused.
 
 | Family | Experts on disk | Router's vectors | Experts' biases | Groups | Shared experts | MTP | FP8 | Outcome |
 |---|---|---|---|---|---|---|---|---|

@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from moe_compress.atomic import write_atomically
+from moe_compress.errors import CheckpointError
 from moe_compress.families.config_keys import with_layer_values
 from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
@@ -35,14 +36,50 @@ def load_model(path: str | PathLike[str], **kwargs: Any) -> Any:
     """
     written = PreTrainedConfig.get_config_dict(path, **kwargs)[0]
     layers = read_layer_counts(written)
-    if layers is None and written.get("model_type") in CONFIG_MAPPING:
-        return find_auto_class(build_config(written)).from_pretrained(path, trust_remote_code=False, **kwargs)
     # Configs of some families read the one number while they are built, so it is built as if layers were alike.
     config = build_config(layers.plain if layers else written)
+    if layers is None and written["model_type"] in CONFIG_MAPPING:
+        return find_auto_class(config).from_pretrained(path, trust_remote_code=False, **kwargs)
     for name in kwargs.keys() & vars(config).keys() - _NOT_OF_THE_CONFIG:
         setattr(config, name, kwargs.pop(name))
     model_class = make_class(layers) if layers else find_model_class(written)
     return model_class.from_pretrained(path, config=config, trust_remote_code=False, **kwargs)
+
+
+def name_loader(folder: str | PathLike[str]) -> str:
+    """Return what loads a checkpoint folder: the name of a stock auto class, or else `moe_compress.load_model`.
+
+    Args:
+        folder: the folder; `load_model` loads it.
+    """
+    written = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
+    if read_layer_counts(written) is None and written["model_type"] in CONFIG_MAPPING:
+        return str(find_auto_class(build_config(written)).__name__)
+    return "moe_compress.load_model"
+
+
+def load_tokenizer(folder: str | PathLike[str]) -> Any:
+    """Return the tokenizer of a checkpoint folder.
+
+    Args:
+        folder: the folder; code in it never runs, and nobody is asked whether it may.
+
+    Raises:
+        CheckpointError: if there is none that transformers can build by itself.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged file raises many kinds
+        reason = " ".join(str(error).split())[:300]
+        if "custom code" in reason:
+            raise CheckpointError(
+                f"the tokenizer of {folder} can only be built by code that lies beside it, which is never run; "
+                "convert it to a tokenizer.json first, as docs/own-model.md shows"
+            ) from error
+        raise CheckpointError(
+            f"transformers does not load the tokenizer of {folder}: {reason}; check tokenizer.json and "
+            "tokenizer_config.json"
+        ) from error
 
 
 def make_class(layers: LayerCounts) -> type[PreTrainedModel]:

@@ -123,6 +123,14 @@ def test_every_weight_is_decoded_and_every_other_part_is_gone(source, tmp_path):
     assert rewrite.num_bytes == (tmp_path / "new" / "model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize(("weights", "travels"), [("keep", True), ("bfloat16", False)])
+def test_what_tells_the_quantisation_a_second_time_goes_with_it(source, tmp_path, weights, travels):
+    (source / "hf_quant_config.json").write_text("{}")
+    (source / "config.json").write_text(json.dumps({"num_experts": EXPERTS}))
+    write_checkpoint(plan_for(source, 0, 2, weights=weights), tmp_path / "new")
+    assert (tmp_path / "new" / "hf_quant_config.json").exists() == travels
+
+
 def test_kept_bytes_and_lists_without_decoding(source, tmp_path):
     with pytest.raises(PlanError, match=r"'experts\.2\.up', which cannot follow"):
         plan_for(source, 0, 2)

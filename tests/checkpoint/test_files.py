@@ -57,6 +57,24 @@ def test_the_tokenizer_travels_and_records_of_the_old_model_do_not(source):
     assert list_companions(source) == ("generation_config.json", "tokenizer.json")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors.index.fp8.json",
+        "model.safetensors.index_old.json",
+        "pytorch_model.bin.index.json",
+        "imatrix.dat",
+        "imatrix_unsloth.json",
+        "events.out.tfevents.17",
+        "Weights.NPZ",
+        "model.tar",
+    ],
+)
+def test_other_weights_and_what_was_measured_of_the_old_ones_do_not_travel(source, name):
+    (source / name).write_text("")
+    assert list_companions(source) == ("generation_config.json", "tokenizer.json")
+
+
 def test_a_companion_that_links_out_is_refused(source, tmp_path):
     (tmp_path / "secret").write_text("")
     (source / "vocab.txt").symlink_to(tmp_path / "secret")

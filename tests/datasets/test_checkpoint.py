@@ -37,6 +37,20 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert dataset(tmp_path).load().weights_digest != first.weights_digest
 
 
+def test_a_weight_file_that_is_no_part_of_the_checkpoint_is_named_once(tmp_path, caplog):
+    write_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "extra.safetensors").write_bytes(b"")
+    loaded = dataset(tmp_path)
+    loaded.load()
+    loaded.load()
+    (warning,) = [record.message for record in caplog.records if record.name.startswith("moe_compress")]
+    assert warning.endswith("no part of this checkpoint, left out: extra.safetensors")
+    caplog.clear()
+    (tmp_path / "model" / "extra.safetensors").unlink()
+    dataset(tmp_path).load()
+    assert not [record for record in caplog.records if record.name.startswith("moe_compress")]
+
+
 def test_a_changed_config_is_another_model_with_the_same_weights(tmp_path):
     write_checkpoint(tmp_path / "model")
     first = dataset(tmp_path).load()
@@ -68,9 +82,10 @@ def test_a_hub_model_is_known_by_its_id_and_commit(tmp_path, hub_cache):
 
 
 def test_weights_that_a_repository_has_twice_are_fetched_once():
-    wanted = ["config.json", "merges.txt", "model-00001-of-00002.safetensors", "tokenizer.json"]
+    wanted = ["config.json", "merges.txt", "model-00001-of-00002.safetensors", "modeling_deepseek.py"]
+    wanted += ["tokenizer.json"]
     copies = ["consolidated.safetensors", "metal/model.bin", "original/model.safetensors", "original/config.json"]
-    names = [*wanted, *copies, "modeling_deepseek.py", "pytorch_model.bin"]
+    names = [*wanted, *copies, "pytorch_model.bin"]
     assert list(filter_repo_objects(names, allow_patterns=WANTED, ignore_patterns=UNWANTED)) == wanted
 
 

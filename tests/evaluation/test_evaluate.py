@@ -28,6 +28,7 @@ def test_a_checkpoint_is_measured_as_its_parts_are(folder, benchmark_file, model
     assert found.provenance["base_id"] == "tiny"
     assert found.provenance["task_digest.quiz"] == task.digest
     assert (found.provenance["missing_keys"], found.provenance["unexpected_keys"]) == ("0", "0")
+    assert found.provenance["loaded_by"] == "AutoModelForCausalLM"
 
 
 def test_damaged_weights_are_no_result(folder, benchmark_file):

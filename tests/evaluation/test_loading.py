@@ -1,5 +1,6 @@
 """Loading tells which keys did not fit, and says why a folder does not load."""
 
+import json
 import logging
 
 import pytest
@@ -26,6 +27,16 @@ def test_keys_that_do_not_fit_are_told(folder):
     stock = load_stock(folder, "cpu")
     assert stock.missing == ("model.norm.weight",)
     assert stock.unexpected == ("model.norm.bias",)
+
+
+@pytest.mark.parametrize(("count", "unexpected"), [(1, ()), (0, ("model.layers.3.eh_proj.weight",))])
+def test_layers_for_multi_token_prediction_fit(folder, count, unexpected):
+    """Stock classes pass over such a layer at the depths of published models alone; this model has three layers."""
+    tensors = load_file(folder / "model.safetensors") | {"model.layers.3.eh_proj.weight": torch.zeros(2)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": count}))
+    assert load_stock(folder, "cpu").unexpected == unexpected
 
 
 def test_the_dtype_is_a_parameter(folder):

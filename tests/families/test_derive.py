@@ -113,7 +113,11 @@ def test_a_value_of_the_wrong_type_is_refused():
 
 
 def test_sizes_that_build_no_model_are_refused():
-    refuse(MIXTRAL | {"num_attention_heads": 0}, mixtral_shapes(), "cannot build a 'mixtral' model")
+    refuse(
+        MIXTRAL | {"num_attention_heads": 0},
+        mixtral_shapes(),
+        "cannot build a 'mixtral' model .* correct it, or use",
+    )
 
 
 def test_a_dense_architecture_is_refused():
@@ -257,5 +261,5 @@ def test_a_model_that_would_take_forever_to_build(config):
 
 @pytest.mark.parametrize("model_type", [["qwen3_moe"], 7, None])
 def test_a_model_type_that_is_no_name(model_type):
-    with pytest.raises(UnsupportedModelError, match="does not know"):
+    with pytest.raises(UnsupportedModelError, match="is no text"):
         derive_tensor_map({"model_type": model_type}, {})

@@ -135,6 +135,7 @@ def report() -> CompressionReport:
         num_parameters=4_937_216,
         num_bytes=9_878_580,
         written=make_texts(candidate=True),
+        provenance={"loaded_by": "AutoModelForCausalLM"},
         tokens_per_second=17_867.9,
     )
     return CompressionReport(

@@ -4,6 +4,8 @@ import ast
 import shlex
 from dataclasses import replace
 
+import pytest
+
 from moe_compress.reporting import usage
 from moe_compress.reporting.content import CompressionReport
 
@@ -26,6 +28,21 @@ def test_names_are_quoted_for_shell_and_python(report: CompressionReport) -> Non
     assert shlex.split(snippets["vLLM"]) == ["vllm", "serve", folder]
     strings = [n.value for n in ast.walk(ast.parse(snippets["transformers"])) if isinstance(n, ast.Constant)]
     assert strings.count(folder) == 2
+
+
+@pytest.mark.parametrize(
+    ("loader", "title", "code"),
+    [
+        ("AutoModelForCausalLM", "transformers", 'model = AutoModelForCausalLM.from_pretrained("m", dtype="auto")'),
+        ("AutoModelForImageTextToText", "transformers", "import AutoModelForImageTextToText, AutoTokenizer"),
+        ("moe_compress.load_model", "moe-compress", 'model = moe_compress.load_model("m", dtype="auto")'),
+    ],
+)
+def test_the_snippet_loads_by_what_loaded_it(report: CompressionReport, loader: str, title: str, code: str) -> None:
+    loaded = replace(report, candidate=replace(report.candidate, provenance={"loaded_by": loader}))
+    first, second, *_ = usage.how_to_load(loaded, "m")
+    assert (first.title, second.title) == (title, "vLLM")
+    assert code in first.code
 
 
 def test_where_layers_differ_only_our_own_loader_is_shown(report: CompressionReport) -> None:

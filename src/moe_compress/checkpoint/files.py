@@ -1,6 +1,7 @@
 """Which files of a checkpoint folder may be read, and which travel along with its weights."""
 
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
+_ARCHIVES = (".npz", ".tar")
+_WEIGHT_INDEX = re.compile(rf"({'|'.join(map(re.escape, _WEIGHTS))})\.index.*\.json$")
 _RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta", "params.json"}
 
 
@@ -84,7 +87,8 @@ def list_companions(folder: Path) -> tuple[str, ...]:
     """Return the names of the files a rewrite carries over unchanged, sorted.
 
     Tokenizer, generation config, templates and the like; not weights, `config.json`, hidden files, nor what
-    tells about the old model only (a README, a registry's records, the sizes of Mistral's own format).
+    tells about the old model only (a README, a registry's records, training logs, the importance of its weights
+    to llama.cpp, the sizes of Mistral's own format).
 
     Raises:
         CheckpointError: if one is a link out of the checkpoint.
@@ -97,6 +101,6 @@ def list_companions(folder: Path) -> tuple[str, ...]:
 
 def _travels(name: str) -> bool:
     lower = name.lower()
-    is_weight = lower.endswith((*_WEIGHTS, *(f"{ending}.index.json" for ending in _WEIGHTS)))
-    is_record = lower in _RECORDS or lower.startswith((".", "readme"))
+    is_weight = lower.endswith((*_WEIGHTS, *_ARCHIVES)) or _WEIGHT_INDEX.search(lower) is not None
+    is_record = lower in _RECORDS or lower.startswith((".", "readme", "imatrix", "events.out."))
     return not (is_weight or is_record or lower == CONFIG)

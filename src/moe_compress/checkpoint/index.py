@@ -79,6 +79,16 @@ def list_weight_files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(_list_shards(folder)))
 
 
+def list_strays(folder: Path) -> tuple[str, ...]:
+    """Return the names of the safetensors files that are in the folder and no part of the checkpoint, sorted.
+
+    Raises:
+        CheckpointError: if there are no weights or the index is damaged.
+    """
+    present = {path.name for path in folder.glob("*.safetensors")}
+    return tuple(sorted(present - _list_shards(folder).keys()))
+
+
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     """Return every tensor of a checkpoint by name, in the order they lie in its files.
 

@@ -103,6 +103,7 @@ class CheckpointRewrite:
         shards: the files to write.
         plan_digest: identity of the compression plan it carries out.
         source_stamps: source file -> what changes when it is written, taken before its header was read.
+        left_behind: files beside the source's weights that would not be true of the new ones.
     """
 
     source: Path
@@ -110,6 +111,7 @@ class CheckpointRewrite:
     shards: tuple[ShardPlan, ...]
     plan_digest: str
     source_stamps: Mapping[str, Stamp] = field(default_factory=dict)
+    left_behind: frozenset[str] = frozenset()
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -33,6 +33,9 @@ from moe_compress.types import (
 
 _Groups = tuple[ExpertGroup, ...]
 
+_QUANTISATION_FILES = frozenset({"hf_quant_config.json"})
+"""Where some quantisers say once more, beside `config.json`, how weights are quantised."""
+
 
 def plan_rewrite(
     index: CheckpointIndex,
@@ -77,7 +80,8 @@ def plan_rewrite(
     config = with_value(config, tensor_map.mtp_keys if mtp == "drop" else (), 0)
     config = without_settings(config) if decoded else update_module_lists(config, tensor_map, groups, dropped)
     shards = _plan_shards(jobs, max_shard_bytes)
-    return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps)
+    left_behind = _QUANTISATION_FILES if decoded else frozenset()
+    return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps, left_behind)
 
 
 def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELayout) -> dict[str, Any]:

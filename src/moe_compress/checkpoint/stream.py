@@ -41,7 +41,7 @@ def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Pr
     if destination.exists() or destination.is_symlink():
         raise CheckpointError(f"{destination} exists already; remove it or choose another folder")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    companions = list_companions(rewrite.source)
+    companions = tuple(name for name in list_companions(rewrite.source) if name not in rewrite.left_behind)
     with _one_sentence(destination), _partial_folder(destination) as partial:
         _check_space(rewrite, companions, destination.parent)
         _write_shards(rewrite, partial, progress)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 
 from moe_compress.collection.batches import Batch, digest_batches, encode_domains
 from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, refuse_empty_shards, take_share
@@ -21,6 +20,7 @@ from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import RoutingSums, start_sums
 from moe_compress.families.conversion import build_config
+from moe_compress.loading import load_tokenizer
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, digest_of
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def collect(
     device = find_device(settings.device)
     config = build_config(files.config)
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
-    tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+    tokenizer = load_tokenizer(files.folder)
     batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
     refuse_empty_shards(batches, settings.shard)
     streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _NUMBERS_CACHED, _NUMBERS_AT_ONCE = 2**16, 2**26
 """Numbers converted to float32 at a time: on a CPU as many as its cache holds, elsewhere as bounds the memory."""
 
@@ -93,6 +92,11 @@ def _in_float32(*tensors: torch.Tensor) -> Iterator[tuple[int, int, list[torch.T
     buffers = [torch.empty(rows, width, device=tensor.device) for tensor in tensors]
     for start in range(0, num_rows, rows):
         end = min(start + rows, num_rows)
-        yield start, end, [
-            buffer[: end - start].copy_(tensor[start:end]) for buffer, tensor in zip(buffers, tensors, strict=True)
-        ]
+        yield (
+            start,
+            end,
+            [
+                buffer[: end - start].copy_(tensor[start:end])
+                for buffer, tensor in zip(buffers, tensors, strict=True)
+            ],
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,17 @@ from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
 
 from moe_compress.checkpoint.digest import settings_digest, weights_digest
-from moe_compress.checkpoint.index import read_index
+from moe_compress.checkpoint.index import list_strays, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
 
-WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "README.md"]
+logger = logging.getLogger(__name__)
+
+WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "README.md"]
+"""Code travels unread, for loaders that a reader trusts with it and `auto_map` names it; here it never runs."""
 UNWANTED = ["*/*", "consolidated*"]
 """The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards."""
 
@@ -57,6 +61,8 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
         if self._reference is None:
             folder = fetch_snapshot(self._hub_id, self._revision) if self._hub_id else self._folder
             read_index(folder)
+            if strays := list_strays(folder):
+                logger.warning("%s: no part of this checkpoint, left out: %s", folder, ", ".join(strays))
             found = refer_to(folder, self._digests)
             if self._hub_id:
                 found = replace(found, name=self._hub_id, revision=folder.name)
@@ -126,7 +132,7 @@ def show(bar: tqdm[Any], done: int, total: int) -> None:
 
 
 def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
-    """Return the local snapshot of a model on the hub, downloading what is not there; never its code.
+    """Return the local snapshot of a model on the hub, downloading what is not there.
 
     Raises:
         CheckpointError: if the hub cannot be reached or has no such model, and the cache has no snapshot.

@@ -12,6 +12,7 @@ from moe_compress.evaluation.perplexity import measure_perplexities
 from moe_compress.evaluation.probes import write_freely
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.evaluation.throughput import measure_size
+from moe_compress.loading import name_loader
 from moe_compress.types import EvaluationResult, Provenance, digest_of
 
 
@@ -69,6 +70,7 @@ def evaluate_checkpoint(
             "heldout_digest": digest_of({domain: list(texts) for domain, texts in heldout.items()}),
             "evaluation_dtype": dtype,
             "evaluation_device": str(stock.model.device),
+            "loaded_by": name_loader(folder),
             "missing_keys": str(len(stock.missing)),
             "unexpected_keys": str(len(stock.unexpected)),
             "lm_eval_version": version("lm_eval"),

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from moe_compress.errors import CheckpointError, ParameterError
-from moe_compress.loading import load_model
+from moe_compress.families.conversion import is_predictor
+from moe_compress.loading import load_model, load_tokenizer
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -26,7 +27,8 @@ class StockModel(NamedTuple):
         model: the model, in evaluation mode.
         tokenizer: its tokenizer.
         missing: parameters the checkpoint lacks; transformers filled them with random numbers.
-        unexpected: tensors of the checkpoint that the model has no place for.
+        unexpected: tensors of the checkpoint that the model has no place for; layers for multi-token prediction,
+            which only some engines build, are not counted.
     """
 
     model: PreTrainedModel
@@ -61,15 +63,14 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
             model, info = load_model(
                 folder, dtype=dtype, device_map=place, local_files_only=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]  # some of their messages are pages long
         raise CheckpointError(
             f"transformers does not load {folder}: {reason}; check config.json against the weight files"
         ) from error
-    return StockModel(
-        model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(sorted(info["unexpected_keys"]))
-    )
+    unexpected = sorted(name for name in info["unexpected_keys"] if not is_predictor(name, model.config))
+    return StockModel(model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(unexpected))
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def build_config(config: Mapping[str, Any]) -> Any:
         UnsupportedModelError: if transformers knows neither the model type nor the model class, or refuses a value.
     """
     family = _find_config_class(config)
-    is_known = str(config.get("model_type")) in CONFIG_MAPPING
+    is_known = config["model_type"] in CONFIG_MAPPING
     known = dict(config) if is_known else {**config, "model_type": family.model_type}
     _refuse_endless(config)
     try:
@@ -84,8 +84,16 @@ def build_config(config: Mapping[str, Any]) -> Any:
 
 
 def _find_config_class(config: Mapping[str, Any]) -> type[PreTrainedConfig]:
-    """Return the class of the model type, or else of the model that `architectures` names, as for Kimi-K2."""
-    model_type = str(config.get("model_type"))
+    """Return the class of the model type, or else of the model that `architectures` names, as for Kimi-K2.
+
+    Raises:
+        UnsupportedModelError: if there is none, or the model type is no text.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnsupportedModelError(
+            f"config.json has model_type {str(model_type)[:80]}, which is no text; correct it"
+        )
     if model_type in CONFIG_MAPPING:
         return CONFIG_MAPPING[model_type]  # type: ignore[no-any-return]
     named = getattr(find_model_class(config), "config_class", None)
@@ -156,7 +164,7 @@ def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
     except Exception as error:  # model code raises many kinds
         raise UnsupportedModelError(
             f"transformers cannot build a '{built.model_type}' model from this config.json "
-            f"({_first_line(error)}); check its sizes"
+            f"({_first_line(error)}); correct it, or use a checkpoint it can build"
         ) from error
 
 
@@ -260,7 +268,7 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedM
     except Exception as error:  # model code raises many kinds
         raise UnsupportedModelError(
             f"transformers cannot build a '{built.model_type}' model from this config.json "
-            f"({_first_line(error)}); check its sizes"
+            f"({_first_line(error)}); correct it, or use a checkpoint it can build"
         ) from error
 
 
@@ -337,7 +345,7 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     before = set(info.unexpected_keys)
     model._adjust_missing_and_unexpected_keys(info)
     # stock classes know the layers behind the last one by the published models' depths alone
-    info.unexpected_keys = {name for name in info.unexpected_keys if not _is_predictor(name, model.config)}
+    info.unexpected_keys = {name for name in info.unexpected_keys if not is_predictor(name, model.config)}
     wrong = [f"{name} {list(got)} instead of {list(need)}" for name, got, need in info.mismatched_keys]
     return LoadReport(
         missing=tuple(sorted(info.missing_keys - set(info.conversion_errors))),
@@ -347,7 +355,7 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     )
 
 
-def _is_predictor(name: str, config: Any) -> bool:
+def is_predictor(name: str, config: Any) -> bool:
     """Whether a tensor is in one of the multi-token-prediction layers that a config counts behind the last."""
     text = config.get_text_config()
     depth, count = (getattr(text, key, None) for key in ("num_hidden_layers", "num_nextn_predict_layers"))

@@ -109,11 +109,10 @@ def number_rows(rows: Sequence[Row]) -> list[Row]:
 
 def tokenise(rows: Sequence[Row], model: Path, benchmark: Path, domain: str) -> DemonstrationSet:
     """Return the rows with their lengths in the model's tokens, and the questions they must not repeat."""
-    from transformers import AutoTokenizer
-
     from moe_compress.evaluation.tasks import read_items
+    from moe_compress.loading import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = load_tokenizer(model)
     return DemonstrationSet(
         domain=domain,
         rows=rows,

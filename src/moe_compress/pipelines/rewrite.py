@@ -7,6 +7,7 @@ from collections import Counter
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.checkpoint.index import CheckpointIndex
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.pipelines.parameters import RewriteParameters
 from moe_compress.types import CheckpointReference, CompressionPlan, EngineVerdict, Served
@@ -20,24 +21,30 @@ def check_compatibility(
     """Return what each serving engine is expected to do with what the plan makes of the base model; log it."""
     from moe_compress.checkpoint.index import read_index
     from moe_compress.compatibility.judge import as_lines, judge
-    from moe_compress.families.quantised import find_settings
 
-    index = read_index(base_model.path)
-    num_bytes: Counter[str] = Counter()
-    for info in index.tensors.values():
-        num_bytes[info.dtype] += info.num_bytes
-    config = index.config
-    served = Served(
-        architecture=str((config.get("architectures") or [""])[0]),
-        model_type=str(config.get("model_type", "")),
-        layout=plan.new_layout,
-        quantisation=find_settings(config).get("quant_method") if parameters.weights == "keep" else None,
-        dtype=max(num_bytes, key=num_bytes.__getitem__),
-    )
-    verdicts = judge(served)
+    verdicts = judge(describe_outcome(read_index(base_model.path), plan, parameters.weights))
     level = logging.WARNING if any(verdict.is_warning for verdict in verdicts) else logging.INFO
     logger.log(level, "who is expected to load the compressed checkpoint:\n%s", "\n".join(as_lines(verdicts)))
     return verdicts
+
+
+def describe_outcome(index: CheckpointIndex, plan: CompressionPlan, weights: str) -> Served:
+    """Return what of the checkpoint to be written decides how an engine takes it."""
+    from moe_compress.families.quantised import find_settings
+
+    names = index.config.get("architectures") or ""
+    quantisation = find_settings(index.config).get("quant_method")
+    num_bytes: Counter[str] = Counter()
+    for info in index.tensors.values():
+        num_bytes[info.dtype] += info.num_bytes
+    is_decoded = bool(quantisation) and weights == "bfloat16"
+    return Served(
+        architecture=names if isinstance(names, str) else str(names[0]),
+        model_type=str(index.config.get("model_type", "")),
+        layout=plan.new_layout,
+        quantisation=None if is_decoded else quantisation,
+        dtype="BF16" if is_decoded else max(num_bytes, key=num_bytes.__getitem__),
+    )
 
 
 def plan_rewrite(

@@ -19,9 +19,9 @@ class TextGenerator:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        from transformers import AutoTokenizer
+        from moe_compress.loading import load_tokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return load_tokenizer(self.folder)
 
     @cached_property
     def model(self) -> Any:

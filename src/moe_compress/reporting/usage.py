@@ -28,24 +28,26 @@ def how_to_load(report: CompressionReport, folder: str) -> tuple[Snippet, ...]:
     """Return one snippet for each way this checkpoint loads.
 
     Args:
-        report: the run; where layers differ only this package's own loader is left.
+        report: the run; its candidate's provenance tells in `loaded_by` which of transformers' classes loaded it,
+            and where none did, as where layers differ, this package's own loader is shown.
         folder: the checkpoint's folder, as the reader of the snippets would type it.
     """
-    place = _quoted(folder)
-    if report.plan.new_layout.is_uniform:
+    place, is_uniform = _quoted(folder), report.plan.new_layout.is_uniform
+    loader = report.candidate.provenance.get("loaded_by", "")
+    if is_uniform and loader.startswith("Auto"):
         snippets = [
             Snippet(
                 "transformers",
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                f'model = AutoModelForCausalLM.from_pretrained({place}, dtype="auto")\n'
+                f"from transformers import {loader}, AutoTokenizer\n\n"
+                f'model = {loader}.from_pretrained({place}, dtype="auto")\n'
                 f"tokenizer = AutoTokenizer.from_pretrained({place})",
             ),
         ]
-        if not any(engine.engine == "vLLM" and engine.is_warning for engine in report.compatibility):
-            snippets.append(Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"))
     else:
         code = f'import moe_compress\nmodel = moe_compress.load_model({place}, dtype="auto")'
         snippets = [Snippet("moe-compress", code)]
+    if is_uniform and not any(engine.engine == "vLLM" and engine.is_warning for engine in report.compatibility):
+        snippets.append(Snippet("vLLM", f"vllm serve {shlex.quote(folder)}"))
     if report.model_uri:
         uri = _quoted(report.model_uri)
         snippets.append(Snippet("MLflow", f"import mlflow\n\nfolder = mlflow.artifacts.download_artifacts({uri})"))

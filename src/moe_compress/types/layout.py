@@ -40,7 +40,7 @@ class MoELayout:
             if count < self.top_k:
                 raise PlanError(
                     f"layer {layer} has {count} experts, but the router picks top_k={self.top_k} per token; "
-                    f"keep at least {self.top_k} (select.budget)"
+                    "correct the number of experts, or of experts per token, in config.json"
                 )
             if count % self.num_groups or not 1 <= self.topk_groups <= self.num_groups:
                 raise PlanError(
