@@ -6,9 +6,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from moe_compress.checkpoint.copying import copy_bytes, write_bytes
@@ -20,7 +22,9 @@ from moe_compress.checkpoint.proof import Proof
 from moe_compress.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes written, bytes in all)."""
+"""Called with (bytes written, bytes in all), from one thread at a time."""
+
+_NUM_WRITERS = 2  # files written at once
 
 
 def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Progress | None = None) -> None:
@@ -136,24 +140,48 @@ def _check_space(rewrite: CheckpointRewrite, companions: tuple[str, ...], folder
 
 
 def _write_shards(rewrite: CheckpointRewrite, partial: Path, progress: Progress | None) -> None:
-    """Write all weight files, each proven while the next is copied; return when all are proven and on disk."""
-    total, done = rewrite.num_bytes, 0
-    with Proof(rewrite, partial) as proof:
-        for shard in rewrite.shards:
-            for written in _write_shard(rewrite.source, shard, partial / shard.file):
-                done += written
-                if progress:
-                    progress(done, total)
-            proof.begin(shard)
-        proof.finish()
+    """Write all weight files, each proven while the next are copied; return when all are proven and on disk."""
+    written = _Written(rewrite.num_bytes, progress)
+    with Proof(rewrite, partial) as proof, ThreadPoolExecutor(_NUM_WRITERS) as writers:
+        try:
+            tasks = [
+                writers.submit(_write_shard, rewrite.source, shard, partial / shard.file, written)
+                for shard in rewrite.shards
+            ]
+            for shard, task in zip(rewrite.shards, tasks, strict=True):
+                task.result()
+                proof.begin(shard)
+            proof.finish()
+        finally:
+            written.is_stopped = True
+            writers.shutdown(cancel_futures=True)
 
 
-def _write_shard(source: Path, shard: ShardPlan, path: Path) -> Iterator[int]:
-    """Write one file and yield the sizes of what was written, piece by piece."""
+class _Written:
+    """Adds up what several threads write and tells how far they are.
+
+    Attributes:
+        is_stopped: whether one of them failed, so that the others need not go on.
+    """
+
+    def __init__(self, total: int, progress: Progress | None):
+        self._total, self._done, self._progress = total, 0, progress
+        self._lock = Lock()
+        self.is_stopped = False
+
+    def add(self, num_bytes: int) -> None:
+        with self._lock:
+            self._done += num_bytes
+            if self._progress:
+                self._progress(self._done, self._total)
+
+
+def _write_shard(source: Path, shard: ShardPlan, path: Path, written: _Written) -> None:
+    """Write one file, piece by piece."""
     with SourceFiles(source) as sources, path.open("xb", buffering=0) as stream:
         destination = stream.fileno()
         write_bytes(destination, shard.header)
-        yield len(shard.header)
+        written.add(len(shard.header))
         for placed in place_pieces(shard):
             piece = placed.piece
             if isinstance(piece, ByteRange):
@@ -161,7 +189,9 @@ def _write_shard(source: Path, shard: ShardPlan, path: Path) -> Iterator[int]:
             else:
                 for block in compute_blocks(piece, placed.dtype, sources.descriptor):
                     write_bytes(destination, block)
-            yield piece.num_bytes
+            written.add(piece.num_bytes)
+            if written.is_stopped:
+                return
 
 
 def _copy_file(source: Path, destination: Path) -> None:
