@@ -46,7 +46,7 @@ class Size:
     tokens: int
 
 
-CPU_SIZE = Size(hidden=512, inner=160, experts=32, layers=10, tokens=4096)
+CPU_SIZE = Size(hidden=1024, inner=384, experts=32, layers=4, tokens=4096)  # 2048 and 768 in Qwen3-30B
 GPU_SIZE = Size(hidden=2048, inner=768, experts=128, layers=6, tokens=16384)
 
 
@@ -110,12 +110,13 @@ def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None
 
 def make_deepseek(size: Size) -> Any:
     """Return a random DeepSeek-V3."""
+    inner = size.inner * 3 // 4  # narrower than Qwen's: 2048 of 7168
     return DeepseekV3ForCausalLM(
         DeepseekV3Config(
             vocab_size=VOCABULARY,
             hidden_size=size.hidden,
-            intermediate_size=2 * size.inner,
-            moe_intermediate_size=size.inner,
+            intermediate_size=2 * inner,
+            moe_intermediate_size=inner,
             num_hidden_layers=size.layers,
             num_attention_heads=size.hidden // 64,
             num_key_value_heads=size.hidden // 64,
