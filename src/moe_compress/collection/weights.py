@@ -49,12 +49,6 @@ class WeightLoader:
         """Return what makes up the tensors of one module and the modules in it."""
         return [assembly for assembly in self._assemblies if assembly.target.startswith(f"{prefix}.")]
 
-    def bytes_on_disk(self, assemblies: Iterable[Assembly]) -> int:
-        """Return the bytes that loading these reads."""
-        return sum(
-            self.reader.bytes_of(self._stored_names(name)) for assembly in assemblies for name in assembly.names
-        )
-
     def bytes_in_memory(self, prefix: str) -> int:
         """Return the bytes that a module's tensors need once they are loaded."""
         return sum(
@@ -144,10 +138,6 @@ class WeightLoader:
         if name in self._encodings:
             return self._decode(self._encodings[name], dtype)
         return self.reader.read(name).to(device=self.device, dtype=dtype)
-
-    def _stored_names(self, name: str) -> tuple[str, ...]:
-        encoding = self._encodings.get(name)
-        return (encoding.codes, encoding.scales) if encoding else (name,)
 
 
 def install(model: Any, values: Mapping[str, torch.Tensor]) -> None:

@@ -19,7 +19,7 @@ from moe_compress.families.conversion import (
     shapes_in_memory,
 )
 from moe_compress.families.counting import ExpertCount, Growth, find_count
-from moe_compress.families.departures import find_departure
+from moe_compress.families.departures import Departure, find_departure
 from moe_compress.families.mtp import extend_to_mtp
 from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.quantised import extend_to_parts, view_plain
@@ -50,16 +50,8 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
 
 def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     """Return the map of a checkpoint that is not quantised."""
-    family = build_config(config).get_text_config().model_type
-    departure = find_departure(family)
-    if departure.refused:
-        raise UnsupportedModelError(f"'{family}' cannot be compressed: {departure.refused}")
-    _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
-    if read_layer_counts(config) is not None:
-        raise UnsupportedModelError(
-            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it "
-            "was compressed before; compress the model it was made from"
-        )
+    departure = find_departure(build_config(config).get_text_config().model_type)
+    _refuse_beforehand(config, tensors, departure)
     model = build_meta_model(config)
     in_memory, sources = shapes_in_memory(model), locate_sources(model, tensors)
     report = report_loading(model, tensors)
@@ -96,6 +88,23 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     ignored = frozenset(report.ignored)
     passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
     return extend_to_mtp(tensor_map, config, tensors, passed_over)
+
+
+def _refuse_beforehand(config: Mapping[str, Any], tensors: Shapes, departure: Departure) -> None:
+    """Refuse what config and names alone tell cannot be compressed.
+
+    Raises:
+        UnsupportedModelError: saying why.
+    """
+    if departure.refused:
+        family = build_config(config).get_text_config().model_type
+        raise UnsupportedModelError(f"'{family}' cannot be compressed: {departure.refused}")
+    _refuse_unknown(tuple(n for n in tensors if n.endswith("tid2eid")), "look experts up by token id")
+    if read_layer_counts(config) is not None:
+        raise UnsupportedModelError(
+            "this checkpoint's layers keep different numbers of experts (per_layer_config in config.json), so it "
+            "was compressed before; compress the model it was made from"
+        )
 
 
 def _group_by_source(sources: Mapping[str, Source]) -> dict[Source, list[str]]:
