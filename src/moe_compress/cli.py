@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import copy
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -15,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.utils import find_kedro_project
-from kedro.validation.exceptions import ParameterValidationError
-from pydantic import ValidationError
 
+from moe_compress.command_line import describe, fail
+from moe_compress.compress_commands import compress
 from moe_compress.errors import MoeCompressError
 from moe_compress.plan_commands import plan
-from moe_compress.registry.client import without_credentials
 from moe_compress.tracking_commands import SERVER_AWAY, send_kept, tracking
 
 
@@ -58,28 +56,6 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return run
-
-
-def describe(error: Exception) -> str:
-    """Return what a user can mend as one sentence.
-
-    Raises:
-        Exception: the error itself, if it is none of a user's making.
-    """
-    if isinstance(error, ParameterValidationError):
-        return describe_validation(str(error))
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MoeCompressError):
-            return str(cause)
-        if isinstance(cause, ValidationError):
-            return describe_fault(cause.title, cause.errors()[0]["loc"], cause.errors()[0]["msg"])
-        if isinstance(cause, MissingConfigException):
-            return f"{' '.join(str(cause).split())}; see conf/ for the environments there are"
-        if type(cause).__name__ == "MlflowException":
-            return without_credentials(f"MLflow failed: {' '.join(str(cause).split())}; check MLFLOW_TRACKING_URI")
-        cause = cause.__cause__
-    raise error
 
 
 def track_nowhere() -> None:
@@ -142,26 +118,6 @@ def without_collecting(names: Sequence[str], options: Mapping[str, Any]) -> list
     return [applied[name] if applied.get(name) in pipelines else name for name in wanted]
 
 
-def describe_validation(message: str) -> str:
-    """Return Kedro's report of a bad parameter as one sentence: the parameter, what is wrong, the next step."""
-    found = re.search(r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S)
-    if not found:
-        return " ".join(message.split())
-    return describe_fault(found["block"], (found["key"],), found["fault"])
-
-
-def describe_fault(block: str, place: Sequence[int | str], fault: str) -> str:
-    """Return what is wrong with one parameter as one sentence."""
-    said = "is not a parameter" if "Extra inputs" in fault else fault.strip().lower()
-    return f"{'.'.join(map(str, (block, *place)))}: {said}; see conf/base for the parameters there are"
-
-
-def fail(message: str) -> None:
-    """Print one sentence to standard error and exit with code 1."""
-    click.secho(f"Error: {message}", fg="red", err=True)
-    sys.exit(1)
-
-
 run = copy.copy(kedro_run)
 run.params = [
     *kedro_run.params,
@@ -176,3 +132,4 @@ run.epilog = (
 cli.add_command(run)
 cli.add_command(plan)
 cli.add_command(tracking)
+cli.add_command(compress)

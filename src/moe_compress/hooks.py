@@ -6,7 +6,7 @@ import shlex
 import time
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
@@ -18,11 +18,15 @@ from kedro.pipeline.node import Node
 
 from moe_compress.errors import ParameterError
 from moe_compress.pipelines.parameters import plain
+from moe_compress.pipelines.run_lock import RunLock
 from moe_compress.registry.tracking import flatten_parameters
 
 
 class RunKeyHooks:
     """Derives the run's keys from its inputs, and sets them on every keyed dataset before a node runs."""
+
+    def __init__(self) -> None:
+        self._lock = RunLock()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -53,8 +57,8 @@ class RunKeyHooks:
         Raises:
             MoeCompressError: if the request cannot be met, or there is nothing to take a digest of.
         """
-        from moe_compress.datasets import RowsDataset
         from moe_compress.pipelines.benchmarks import check_evaluation
+        from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
         from moe_compress.pipelines.run_keys import check_selection, stage_keys
 
         parameters = plain(catalog["parameters"].load())
@@ -64,24 +68,26 @@ class RunKeyHooks:
             check_parts(parameters, domain, pipeline)
             if f"{domain}.candidate_evaluation" in pipeline.all_outputs():
                 check_evaluation(parameters, domain)
-            keys = stage_keys(
-                parameters,
-                domain,
-                catalog["base_model"].load().identity,
-                {
-                    name: cast(RowsDataset, catalog[f"{name}.demonstration_rows"]).path
-                    for name in parameters["domains"][domain].get("of") or (domain,)
-                },
-                catalog["domains_folder"].load(),
-            )
+            if f"{domain}.registered" in pipeline.all_outputs():
+                self._lock.acquire(domain)
+            rows = find_demonstrations(parameters, domain, catalog)
+            folder = catalog["domains_folder"].load()
+            keys = stage_keys(parameters, domain, catalog["base_model"].load().identity, rows, folder)
+            keys |= as_keys(key_parts(parameters, domain, rows, folder))
             for name in pipeline.datasets():
                 dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
                 if dataset is not None and hasattr(dataset, "bind"):
                     dataset.bind({**keys, "command": describe_command(run_params)})
 
     @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Let another run of the domain go."""
+        self._lock.release()
+
+    @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Remove what a collection could go on from, now that its statistics are saved."""
+        self._lock.release()
         if "collect_folder" in pipeline.inputs():
             from moe_compress.collection.resume import remove_finished
 

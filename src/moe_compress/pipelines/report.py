@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.atomic import write_atomically
 from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.pipelines.given_plan import locate
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, SelectParameters, plain
+from moe_compress.registry.versions import RegisteredVersion
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     Agreement,
@@ -155,11 +157,13 @@ def describe_flip(
 
 def publish(report: CompressionReport, folder: Path) -> Path:
     """Write the page of a report, log it and what lies beside it to MLflow, and return the page."""
+    from moe_compress.plans.document import write_document
     from moe_compress.registry.tracking import log_run
     from moe_compress.reporting.report import write_html
 
     page = folder / "report.html"
     write_html(report, page)
+    write_atomically(folder / "plan.json", write_document(report.plan).encode())
     passed = str(report.gate_report.passed).lower()
     log_run(
         params={},
@@ -200,17 +204,20 @@ def release_candidate(
     report: CompressionReport,
     checkpoint: CheckpointReference,
     base_model: CheckpointReference,
+    run_keys: Mapping[str, str],
     reporting_folder: Path,
     parameters: ReleaseParameters,
     own: DomainParameters,
-) -> str:
-    """Register the candidate by reference, and return what it was registered as; empty if that was kept for later.
+) -> tuple[RegisteredVersion, ...]:
+    """Register the candidate by reference with its tags, checksums and card; no version if that was kept for later.
 
     Raises:
         GateFailedError: if a critical gate failed; nothing is registered then.
         RegistryError: if the registry refuses.
     """
+    from moe_compress.checkpoint.checksums import write_checksums
     from moe_compress.gates.decide import require
+    from moe_compress.pipelines.version_tags import version_tags
     from moe_compress.registry.delivery import register_or_keep
     from moe_compress.registry.mlmodel import write_mlmodel
     from moe_compress.reporting.model_card import write_model_card
@@ -220,32 +227,49 @@ def release_candidate(
         print_report(report)
     page = report_folder(reporting_folder, report) / "report.html"
     require(report.gate_report, os.path.relpath(page))
-    released = replace(report, model_uri=f"models:/{own.registered_model}@{parameters.alias}")
-    write_model_card(released, checkpoint.path, base_model.path)
     write_mlmodel(checkpoint.path)
-    version = register_or_keep(own.registered_model, checkpoint.path, report.provenance, parameters.alias)
-    return f"{version.name} version {version.version} (alias {parameters.alias})" if version else ""
+    # A server's store takes the folder as it is now; the version's own number is known only afterwards.
+    uri = f"models:/{own.registered_model}@{parameters.alias}"
+    write_model_card(replace(report, model_uri=uri), checkpoint.path, base_model.path)
+    checksums = write_checksums(checkpoint.path, checkpoint.files)
+    tags = version_tags(report, checkpoint, base_model, run_keys, checksums)
+    version = register_or_keep(own.registered_model, checkpoint.path, tags, parameters.alias)
+    if version is None:
+        return ()
+    released = replace(report, model_uri=version.uri)
+    # A server's version is a folder of hard links, and a new card is a new file.
+    for folder in {checkpoint.path.resolve(), *([version.folder] if version.is_here else [])}:
+        write_model_card(released, folder, base_model.path)
+    return (version,)
 
 
 def finish_report(
     report: CompressionReport,
-    registered: str,
+    registered: Sequence[RegisteredVersion],
     reporting_folder: Path,
     parameters: ReleaseParameters,
     own: DomainParameters,
 ) -> None:
-    """Write the report again with what was registered, and print its table and place."""
+    """Write the report again with what was registered, point the alias at it, and print table and place.
+
+    The alias comes last of all: whoever asks for it finds a version that is whole, whenever a run was killed.
+    """
+    from moe_compress.registry.delivery import finish_or_keep
     from moe_compress.reporting.table import print_report
 
-    uri = f"models:/{own.registered_model}@{parameters.alias}"
-    finished = replace(report, registered=registered, model_uri=uri)
+    said, uri = "", f"models:/{own.registered_model}@{parameters.alias}"
+    for version in registered:
+        said, uri = f"{version.name} version {version.version} (alias {parameters.alias})", version.uri
+    finished = replace(report, registered=said, model_uri=uri)
     page = publish(finished, report_folder(reporting_folder, finished))
+    for version in registered:
+        finish_or_keep(version, parameters.alias)
     print_report(finished)
     logger.info("report: %s", os.path.relpath(page))
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stages: gate report -> written report -> registered version -> finished report."""
+    """Return the stages: gate report -> written report -> registered version -> finished report and alias."""
     return Pipeline(
         [
             Node(
@@ -277,6 +301,7 @@ def create_pipeline() -> Pipeline:
                     "report",
                     "candidate_checkpoint",
                     "base_model",
+                    "run_keys",
                     "reporting_folder",
                     "params:release",
                     "params:domain",

@@ -13,7 +13,7 @@ from moe_compress.errors import RegistryAwayError, RegistryError
 from moe_compress.registry.client import active_run_id, mlflow_client
 from moe_compress.registry.offline import KeepingStore, find_store
 from moe_compress.registry.upload import storing
-from moe_compress.registry.versions import RegisteredVersion, register_version
+from moe_compress.registry.versions import RegisteredVersion, finish_release, register_version
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,15 @@ def _found_id(store: KeepingStore, run_id: str) -> str:
 
 
 def _register(store: KeepingStore, entry: dict[str, Any]) -> str:
+    folder, run_id = entry["folder"], entry["run_id"]
     version = register_version(
         entry["model_name"],
-        Path(entry["folder"]),
+        folder if "://" in folder else Path(folder),
         entry["tags"],
-        alias=entry["alias"],
-        run_id=_found_id(store, entry["run_id"]),
+        alias=None,
+        run_id=_found_id(store, run_id) if run_id else None,
     )
+    finish_release(version, entry["alias"])
     return f"{version.name} version {version.version} (alias {entry['alias']})"
 
 
@@ -194,6 +196,8 @@ def register_or_keep(
 ) -> RegisteredVersion | None:
     """Register a checkpoint as the active run's, or keep that to be done later and return None.
 
+    The alias is pointed at it by `finish_or_keep`, or once what was kept is sent.
+
     Raises:
         RegistryError: if it cannot be registered, and the store is none that keeps.
     """
@@ -202,7 +206,7 @@ def register_or_keep(
         if store and store.outbox.entries():
             _send_earlier(store)
         run = _found_id(store, run_id) if store and run_id else run_id
-        return register_version(model_name, folder, tags, alias, run)
+        return register_version(model_name, folder, tags, None, run)
     except RegistryAwayError as error:
         if store is None:
             raise
@@ -210,6 +214,23 @@ def register_or_keep(
         place = {"model_name": model_name, "folder": str(folder.resolve()), "alias": alias, "run_id": run_id}
         store.outbox.add("registration", {**place, "tags": dict(tags)})
         return None
+
+
+def finish_or_keep(version: RegisteredVersion, alias: str) -> None:
+    """Point an alias at a registered version that is whole, or keep that to be done later.
+
+    Raises:
+        RegistryError: if MLflow refuses, or does not answer and the store is none that keeps.
+    """
+    store = find_store()
+    try:
+        finish_release(version, alias)
+    except RegistryAwayError as error:
+        if store is None:
+            raise
+        logger.warning("the alias '%s' of %s is kept: %s", alias, version.uri, error)
+        place = {"model_name": version.name, "folder": version.source, "alias": alias, "run_id": None}
+        store.outbox.add("registration", {**place, "tags": dict(version.tags)})
 
 
 def _send_earlier(store: KeepingStore) -> None:

@@ -170,6 +170,28 @@ def log_dataset_digest(name: str, digest: str, source: str, context: str) -> Non
         mlflow.log_input(dataset, context=context, tags={"sha256": digest})
 
 
+def read_metrics(run_id: str) -> dict[str, float]:
+    """Return the last value of every metric of a run; none where the run is gone."""
+    from mlflow.exceptions import MlflowException
+
+    with mlflow_client(f"read the metrics of run {run_id}") as client:
+        try:
+            return dict(client.get_run(run_id).data.metrics)
+        except MlflowException:
+            return {}
+
+
+def read_artifact(run_id: str, path: str) -> str | None:
+    """Return the text of one of a run's files; None where the run or the file is gone."""
+    from mlflow.artifacts import load_text
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(load_text(f"runs:/{run_id}/{path}"))
+    except (MlflowException, OSError):
+        return None
+
+
 def _required_run_id() -> str:
     run_id = active_run_id()
     if run_id is None:
