@@ -41,7 +41,7 @@ class Case:
 
 
 def list_cases() -> Iterator[Case]:
-    """Yield every method in the folder, and C-Prune in all its ways."""
+    """Yield the methods that choose from sums and products, and C-Prune in all its ways."""
     scoring = [name for name in methods.available() if hasattr(methods.load(name), "score")]
     for name in scoring:
         for budget in (HALF, OVER_ALL):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_compress.errors import MoeCompressError, PlanError
+from moe_compress.command_line import as_json, command, print_content
+from moe_compress.errors import PlanError
 
 if TYPE_CHECKING:
     from moe_compress.pipelines.plans import PlanSource
@@ -22,29 +20,6 @@ EXIT_CODES = "Exit codes: 0 fine, 1 refused or does not fit, 2 wrong usage."
 _FORMATS = ("easy_ep", "c_prune", "vllm_ascend", "plan")
 
 
-def command(name: str, *examples: str) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Return a decorator that makes a command of `plan`; what a user can mend ends as one sentence and code 1.
-
-    Args:
-        name: what is typed.
-        examples: whole commands that `--help` shows.
-    """
-
-    def register(run: Callable[..., int | None]) -> click.Command:
-        @wraps(run)
-        def guarded(**options: Any) -> None:
-            try:
-                sys.exit(run(**options) or 0)
-            except MoeCompressError as error:
-                click.secho(f"Error: {error}", fg="red", err=True)
-                sys.exit(1)
-
-        shown = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
-        return plan.command(name, epilog=f"{shown}\n\n{EXIT_CODES}")(guarded)
-
-    return register
-
-
 @click.group(name="plan", epilog=EXIT_CODES)
 def plan() -> None:
     """Look at plans: which experts stay of each layer, and how they merge.
@@ -52,9 +27,6 @@ def plan() -> None:
     PLAN is a file, or the name of a domain for its newest plan. A file may also be EASY-EP's mask, C-Prune's list
     of pruned experts or vLLM-Ascend's ordered lists; these do not say which model they are for: give --checkpoint.
     """
-
-
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for machines.")
 
 
 def of_model(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +49,9 @@ def read_source(place: str, checkpoint: Path | None, groups: Any, keep: int | No
     return read_source(place, checkpoint, groups, keep)
 
 
-@command("show", "kedro plan show medical", "kedro plan show mask.json --checkpoint models/deepseek-r1")
+@command(
+    plan, "show", EXIT_CODES, "kedro plan show medical", "kedro plan show mask.json --checkpoint models/deepseek-r1"
+)
 @click.argument("place", metavar="PLAN")
 @of_model
 @as_json
@@ -87,10 +61,16 @@ def show(place: str, is_json: bool, **model: Any) -> None:
     from moe_compress.reporting.plan_table import print_plan
 
     described = describe(read_source(place, **model))
-    _print(described, is_json, print_plan)
+    print_content(described, is_json, print_plan)
 
 
-@command("compare", "kedro plan compare medical finance", "kedro plan compare medical old/plan.json --json")
+@command(
+    plan,
+    "compare",
+    EXIT_CODES,
+    "kedro plan compare medical finance",
+    "kedro plan compare medical old/plan.json --json",
+)
 @click.argument("first", metavar="PLAN")
 @click.argument("second", metavar="OTHER")
 @of_model
@@ -101,11 +81,13 @@ def compare(first: str, second: str, is_json: bool, **model: Any) -> None:
     from moe_compress.reporting.plan_table import print_comparison
 
     compared = compare_plans(read_source(first, **model), read_source(second, **model))
-    _print(compared, is_json, print_comparison)
+    print_content(compared, is_json, print_comparison)
 
 
 @command(
+    plan,
     "check",
+    EXIT_CODES,
     "kedro plan check medical data/01_raw/reference_model",
     "kedro plan check mask.json models/deepseek-r1 --json",
 )
@@ -128,12 +110,14 @@ def check(place: str, checkpoint: Path, is_json: bool, weights: Any, mtp: Any, *
     from moe_compress.reporting.plan_table import print_check
 
     checked = check_source(place, checkpoint, weights=weights, mtp=mtp, **model)
-    _print(checked, is_json, print_check)
+    print_content(checked, is_json, print_check)
     return 0 if checked["fits"] else 1
 
 
 @command(
+    plan,
     "import",
+    EXIT_CODES,
     "kedro plan import mask.json plan.json --checkpoint models/deepseek-r1",
     "kedro plan import ordered.jsonl plan.json --checkpoint models/deepseek-r1 --keep 128",
 )
@@ -150,7 +134,11 @@ def import_plan(source: str, destination: Path, **model: Any) -> None:
 
 
 @command(
-    "export", "kedro plan export medical mask.json --format easy_ep", "kedro plan export medical --format c_prune"
+    plan,
+    "export",
+    EXIT_CODES,
+    "kedro plan export medical mask.json --format easy_ep",
+    "kedro plan export medical --format c_prune",
 )
 @click.argument("place", metavar="PLAN")
 @click.argument("destination", type=click.Path(path_type=Path), required=False)
@@ -165,13 +153,6 @@ def export_plan(place: str, destination: Path | None, name: Any, **model: Any) -
         click.echo(text)
     else:
         _write(text, destination)
-
-
-def _print(content: dict[str, Any], is_json: bool, show_table: Callable[[dict[str, Any]], None]) -> None:
-    if is_json:
-        click.echo(json.dumps(content, indent=1))
-    else:
-        show_table(content)
 
 
 def _write(text: str, destination: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import random
 import shutil
@@ -145,14 +146,21 @@ def test_a_shard_that_vanishes_is_one_error_and_nothing_is_lost(deep, tmp_path):
     assert_same_bits(run(folder, ResumePoint(work, "a" * 64, keep=True), Progress(1, 8)), expected_of(folder))
 
 
-@pytest.mark.parametrize("part", ["self_attn.o_proj", "mlp.experts.0.down_proj"])
-def test_damaged_weights_are_one_error_and_mended_it_goes_on(deep, tmp_path, part):
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("self_attn.o_proj", "in what 'model.layers.3.mlp.experts' read; check the weights of the attention"),
+        ("mlp.gate", "in what the router said to 'model.layers.3.mlp.experts'; check the weights of that router"),
+        ("mlp.experts.1.down_proj", "in the output of expert 1 of 'model.layers.3.mlp.experts'; check the weights"),
+    ],
+)
+def test_damaged_weights_are_one_error_and_mended_it_goes_on(deep, tmp_path, part, where):
     folder, work = shutil.copytree(deep, tmp_path / "model"), tmp_path / "work"
     name = f"model.layers.3.{part}.weight"
     shard = folder / read_files(folder).tensors[name].file
     whole = shard.read_bytes()
     save_file(load_file(shard) | {name: torch.full_like(load_file(shard)[name], torch.nan)}, shard)
-    with pytest.raises(StatisticsError, match=r"NaN or infinity in model\.layers\.3.*check the checkpoint"):
+    with pytest.raises(StatisticsError, match=f"NaN or infinity {where}.*float32; finished layers are kept"):
         run(folder, ResumePoint(work, "a" * 64, keep=True), Progress(1, 8))
     assert files_in(work) == {"hidden-2", "layer-0", "layer-1", "layer-2", "lock"}
     shard.write_bytes(whole)
@@ -170,6 +178,23 @@ def test_memory_that_runs_out_is_one_error_and_nothing_is_lost(deep, tmp_path):
     with pytest.raises(ResourceError, match=r"memory ran out.*goes on from the last finished layer"):
         run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, lambda: torch.empty(1 << 55)))
     assert files_in(tmp_path) == {"hidden-1", "layer-0", "layer-1", "lock"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_what_libraries_say(deep, tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(ResourceError, match="memory ran out while a layer was read or run"):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, fail))
 
 
 def test_disk_holds_two_layers_outputs_at_most(deep, tmp_path):

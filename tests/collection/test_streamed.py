@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -109,6 +110,31 @@ def test_keys_and_values_that_layers_share_are_handed_on(tmp_path):
         point = ResumePoint(tmp_path / str(keep), "a" * 64, keep)
         found, _ = run_streamed(files, layout_of(model), domains, point=point)
         assert_same_bits(found, expected)
+
+
+def test_compressed_keys_and_values_that_layers_share_are_handed_on(tmp_path):
+    kinds = {"mlp_layer_types": ["dense", *["sparse"] * 5], "indexer_types": ["full", "full", "shared"] * 2}
+    changes = {"num_hidden_layers": 6, "kv_source_layers": [0, 1, 1, 3, 3, 1]}
+    tiny_families.save("mistral_large4", tmp_path / "model", **kinds, **changes)
+    files, domains = read_files(tmp_path / "model"), make_domains()
+    model = load_plain("mistral_large4", files.folder, torch.float32, "eager")
+    assert set(model.config.get_text_config().kv_sharing_modes) > {"reuse", "store"}
+    found, _ = run_streamed(files, layout_of(model), domains, experts="eager")
+    assert_same_bits(found, run_resident(model, layout_of(model), domains))
+
+
+def test_a_model_that_hears_and_sees_is_streamed_on_text_if_its_config_is_complete(checkpoint, tmp_path):
+    family, domains = "qwen3_omni_moe_thinker", make_domains()
+    folder = shutil.copytree(checkpoint(family), tmp_path / "model")
+    layout = layout_of(load_plain(family, folder, torch.float32, "eager"))
+    with pytest.raises(UnsupportedModelError, match=r"Qwen3OmniMoe\w+ cannot run on text.*'vision_start_token_id'"):
+        run_streamed(read_files(folder), layout, domains, experts="eager")
+    config = json.loads((folder / "config.json").read_text())
+    missing = dict.fromkeys(("vision_start_token_id", "audio_start_token_id"), 63)
+    (folder / "config.json").write_text(json.dumps(config | missing))
+    model = load_plain(family, folder, torch.float32, "eager")
+    found, _ = run_streamed(read_files(folder), layout, domains, experts="eager")
+    assert_same_bits(found, run_resident(model, layout, domains))
 
 
 class FarSighted(torch.nn.Module):

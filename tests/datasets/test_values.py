@@ -145,12 +145,26 @@ def test_the_newest_plan_of_each_domain(tmp_path):
 
 
 def test_evaluations_come_back(tmp_path):
-    items = (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0), ItemResult("quiz", "b", (-3.0, -4.0), 0, 0))
+    items = (
+        ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),
+        ItemResult("quiz", "b", (-3.0, -4.0), 0, 0),
+        ItemResult("sums", "s/0", (), "21", "21", "1 and 20?", "It is 21.", 4, True),
+    )
     written = (WrittenText("quiz", "a", "on and on", 3, False, True, 0.5),)
     saved = EvaluationResult("model", items, {"medical": 3.5}, 10, 20, written, 30.0, {"x": "y"})
     dataset = bound(EvaluationDataset, tmp_path)
     dataset.save(saved)
     assert dataset.load() == saved
+
+
+def test_an_evaluation_from_before_written_answers_is_still_read(tmp_path):
+    dataset = bound(EvaluationDataset, tmp_path)
+    dataset.save(EvaluationResult("model", (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),), {}, 10, 20))
+    content = json.loads(dataset.path.read_text())
+    (item,) = content["items"]
+    content["items"] = [{name: item[name] for name in ("task", "item", "log_likelihoods", "chosen", "answer")}]
+    dataset.path.write_text(json.dumps(content))
+    assert dataset.load().items == (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),)
 
 
 def test_run_keys_exist_during_a_run_only():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moe_compress.errors import DataError
-from moe_compress.evaluation.heldout import read_texts
+from moe_compress.evaluation.heldout import read_texts, take_tokens
 
 
 def write(tmp_path, *texts):
@@ -37,3 +37,13 @@ def test_a_file_without_texts_is_refused(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file .*absent\.jsonl"):
         read_texts(tmp_path / "absent.jsonl", None, 0)
+
+
+def test_texts_are_taken_in_a_seeded_order_until_there_are_enough_tokens(tokenizer):
+    texts = [f"2 + {number} = ?" for number in range(30)]
+    lengths = {text: len(tokenizer(text)["input_ids"]) for text in texts}
+    taken = take_tokens(tokenizer, texts, 60, seed=1)
+    assert sum(lengths[text] for text in taken) >= 60 > sum(lengths[text] for text in taken[:-1])
+    assert taken == take_tokens(tokenizer, texts[::-1], 60, seed=1) != take_tokens(tokenizer, texts, 60, seed=2)
+    assert taken != texts[: len(taken)]
+    assert sorted(take_tokens(tokenizer, texts, 10_000, seed=1)) == sorted(texts)

@@ -217,8 +217,8 @@ def test_unknown_parameters_are_refused_with_a_hint(name):
 
 @pytest.mark.parametrize("name", PLANNING)
 def test_methods_that_plan_have_no_scores_to_mix_or_share_by(name, make_statistics):
-    with pytest.raises(ParameterError, match="has no scores to mix"):
-        methods.plan_mixed(name, [make_statistics()], Budget(fraction_dropped=0.5), 0)
+    with pytest.raises(ParameterError, match="has no scores to weigh"):
+        methods.plan_mixed(name, [make_statistics()], Budget(fraction_dropped=0.5), 0, "max_min")
     with pytest.raises(ParameterError, match="no layer scores"):
         methods.plan(name, make_statistics(), Budget(fraction_dropped=0.5, scope="importance"), 0)
 

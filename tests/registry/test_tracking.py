@@ -13,8 +13,10 @@ from moe_compress.registry.client import mlflow_client, without_credentials
 from moe_compress.registry.tracking import (
     flatten_parameters,
     git_commit,
+    log_children,
     log_dataset_digest,
     log_run,
+    peak_memory,
     run_provenance,
 )
 
@@ -104,7 +106,8 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(mlflow, "get_registry_uri", lambda: "http://ann:secret@127.0.0.1:1")
     with pytest.raises(RegistryError) as caught, mlflow_client("find 'x'"):
-        mlflow.MlflowClient("http://ann:secret@127.0.0.1:1").search_registered_models()
+        client = mlflow.MlflowClient("http://127.0.0.1:1", registry_uri="http://ann:secret@127.0.0.1:1")
+        client.search_registered_models()
     assert "could not find 'x' in http://127.0.0.1:1" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert without_credentials("postgresql://ann:p:w@db/x, file:///a@b") == "postgresql://db/x, file:///a@b"
@@ -123,3 +126,28 @@ def test_the_commit_of_a_project(tmp_path):
     (tmp_path / "file").write_text("two")
     assert git_commit(tmp_path) == f"{commit}+changes"
     assert run_provenance(tmp_path) == {"package_version": __version__, "git_commit": f"{commit}+changes"}
+
+
+def test_nested_runs_belong_to_the_active_one(store):
+    children = {
+        "reap 0.5": ({"method": "reap"}, {"accuracy": 0.5}, {"passes": "true"}),
+        "random 0.5": ({"method": "random"}, {"accuracy": 0.2}, {"passes": "false"}),
+    }
+    with mlflow.start_run() as parent:
+        log_children(children)
+        assert mlflow.active_run().info.run_id == parent.info.run_id
+    runs = mlflow.search_runs(search_all_experiments=True).set_index("tags.mlflow.runName")
+    assert runs.loc["reap 0.5", "metrics.accuracy"] == 0.5 and runs.loc["random 0.5", "tags.passes"] == "false"
+    parents = runs.loc[["reap 0.5", "random 0.5"], "tags.mlflow.parentRunId"]
+    assert set(parents) == {parent.info.run_id}
+    log_children(children)  # outside a run nothing is logged
+    assert len(mlflow.search_runs(search_all_experiments=True)) == 3
+
+
+def test_the_most_memory_held_is_told_in_bytes_and_never_falls():
+    before = peak_memory()["peak_memory_bytes"]
+    held = bytearray(int(before))  # as much again, every page of it touched
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak_memory()["peak_memory_bytes"] > 1.5 * before
+    del held
+    assert peak_memory()["peak_memory_bytes"] > 1.5 * before

@@ -37,6 +37,6 @@ class Adding:
         self._sums[self.domain].inspect(row, forward, inputs_TD, batch, inside)
 
     def finish(self) -> None:
-        """Finish the layers that ran since the last time, after all batches and while their weights are there."""
+        """Finish the layers that ran since the last time, while their weights are there, and the whole."""
         for sums in self._sums.values():
             sums.finish()

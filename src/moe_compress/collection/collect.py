@@ -141,7 +141,7 @@ def run(
             model = load_resident(streamed.files.folder, device, streamed.dtype)
             collect_resident(model, batches, sums, progress)
             return
-        keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
+        keep = needed.between_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
         point = ResumePoint(folder, fingerprint(streamed, layout, batches, base), keep)
         collect_streamed(streamed, batches, sums, point, progress)
     finally:

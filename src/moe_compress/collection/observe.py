@@ -48,7 +48,8 @@ class _Observer:
                 "give the batch to the observer before its forward pass"
             )
         batch = self._routing_batch(watch, call)
-        _check_finite(batch, call.hidden_TD, watch.layer.name)
+        if not _is_finite(batch):
+            raise StatisticsError(self._say_not_finite(watch, call, batch))
         self.record(watch.layer.row, batch)
         if self.inspect is not None:
             inside = Inside(watch, self._real)
@@ -57,6 +58,29 @@ class _Observer:
     def _real(self, values: torch.Tensor) -> torch.Tensor:
         """Return the rows of real tokens."""
         return values if self.places_T is None else values[self.places_T.to(values.device)]
+
+    def _say_not_finite(self, watch: LayerWatch, call: ExpertsCall, batch: RoutingBatch) -> str:
+        """Return where the first value that is not finite came from, in the order in which a layer computes."""
+        name, entered = watch.layer.name, watch.entered
+        came_TX = None if entered is None else self._real(entered.reshape(self.num_places, -1))
+        is_broken_TK = ~batch.output_norms_TK.isfinite()
+        if came_TX is not None and not bool(came_TX.isfinite().all()):
+            where, what = f"what the layers before gave to the decoder layer of '{name}'", "those layers"
+        elif not bool(self._real(call.hidden_TD).isfinite().all()):
+            where, what = f"what '{name}' read", "the attention and the norms of its decoder layer"
+        elif not bool(
+            batch.router_logits_TE.amax(dim=-1).isfinite().all() & batch.gate_weights_TK.isfinite().all()
+        ):
+            where, what = f"what the router said to '{name}'", "that router"
+        elif bool(is_broken_TK.any()):
+            expert = int(batch.expert_ids_TK[is_broken_TK][0])
+            where, what = f"the output of expert {expert} of '{name}'", "that expert"
+        else:
+            where, what = f"the residual stream after '{name}'", "its decoder layer"
+        return (
+            f"NaN or infinity in {where}; check the weights of {what} in the checkpoint for damage, or set "
+            "collect.dtype to float32"
+        )
 
     def _routing_batch(self, watch: LayerWatch, call: ExpertsCall) -> RoutingBatch:
         before_TD, added_TD = (self._real(values) for values in watch.before_and_added())
@@ -100,23 +124,8 @@ def observe(model: Any, record: Record, inspect: Inspect | None = None) -> Itera
         yield observer.set_batch
 
 
-def _check_finite(batch: RoutingBatch, read_TD: torch.Tensor, name: str) -> None:
-    """Check a layer's values with one number, so that a GPU is waited for once a layer.
-
-    Raises:
-        StatisticsError: if a value is NaN or infinite.
-    """
-    totals = {
-        "its router's logits": batch.router_logits_TE.amax(dim=-1).sum(),
-        "its gate weights": batch.gate_weights_TK.sum(),
-        "its experts' outputs": batch.output_norms_TK.sum(),
-        "the residual stream after it": batch.residual_change_T.sum(),
-    }
-    if bool(sum(total.double() for total in totals.values()).isfinite()):  # type: ignore[union-attr]
-        return
-    broken = next(part for part, total in totals.items() if not bool(total.isfinite()))
-    if not bool(read_TD.isfinite().all()):
-        broken = "what it read from the layers before"
-    raise StatisticsError(
-        f"NaN or infinity in {name}, in {broken}; check the checkpoint for damaged weights, or collect in float32"
-    )
+def _is_finite(batch: RoutingBatch) -> bool:
+    """Whether all values of a layer are finite, told by one number, so that a GPU is waited for once a layer."""
+    values = batch.gate_weights_TK, batch.output_norms_TK, batch.residual_change_T
+    total = batch.router_logits_TE.amax(dim=-1).sum().double()
+    return bool(sum((each.sum().double() for each in values), total).isfinite())

@@ -8,6 +8,7 @@ leave for later ones in a table that is handed to each, such as keys and values 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,15 @@ from torch import nn
 
 from moe_compress.collection.batches import Batch
 from moe_compress.errors import CheckpointError, UnsupportedModelError
+
+_NO_MEMORY = (
+    "can't allocate memory",  # torch's own allocator for CPUs
+    "could not create a primitive",  # oneDNN, whose matrix products say no more than this
+    "can't start new thread",
+    "std::bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS
+)
+"""What torch and its libraries say where they raise no error of its own for it."""
 
 Left = dict[tuple[str, str], tuple[torch.Tensor, ...]]
 
@@ -113,9 +123,14 @@ class Replay:
         except _Reached as reached:
             return replace(self._checked(index, reached.output), left=reached.left)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            if index and not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                raise
+            if index:
                 raise UnsupportedModelError(self._say(index, f"cannot run alone ({error})")) from error
-            raise
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} cannot run on text as far as its first decoder layer ({error}); "
+                "complete config.json, or choose a model of another family"
+            ) from error
         finally:
             for place, layer in enumerate(self._layers):
                 self._stack[place] = layer
@@ -140,7 +155,9 @@ class Replay:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the host, has no memory left."""
-    says_so = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # as torch's CPU allocator
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
     return says_so or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 

@@ -25,7 +25,7 @@ from moe_compress.atomic import write_atomically
 from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.replay import is_out_of_memory
 from moe_compress.collection.sums import RoutingSums
-from moe_compress.errors import ResourceError
+from moe_compress.errors import ResourceError, StatisticsError
 
 logger = logging.getLogger(__name__)
 _LOCK = "lock"
@@ -121,6 +121,7 @@ class ResumePoint:
 
         Raises:
             ResourceError: if the error is a full disk or memory.
+            StatisticsError: the same, saying where the collection stands.
         """
         if self._writer is not None:
             self._writer.shutdown()  # a finished layer that is being written is not lost
@@ -136,6 +137,10 @@ class ResumePoint:
             raise ResourceError(
                 "memory ran out while a layer was read or run; free some and run the same command again, which "
                 "goes on from the last finished layer, or lower collect.batch_size, which starts anew"
+            ) from error
+        if isinstance(error, StatisticsError) and self._folder is not None:
+            raise StatisticsError(
+                f"{error}; finished layers are kept, and the same command on the same weights goes on from this one"
             ) from error
 
     def close(self) -> None:

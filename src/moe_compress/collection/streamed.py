@@ -174,6 +174,7 @@ def collect_streamed(
                 point.commit(index, sums)
                 progress.end_layer(streamed.reader.num_bytes)
         point.finish(sums)
+        adding.finish()  # what needs all layers at once
     except BaseException as error:
         point.abandon(error)
         raise

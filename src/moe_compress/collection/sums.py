@@ -216,13 +216,13 @@ class RoutingSums:
         return {name: add_in_order(values) for name, values in self._part_arrays().items()}
 
     def as_statistics(self, domain: str, provenance: Provenance) -> ExpertStatistics:
-        """Return everything as one value.
+        """Return everything as one value in host memory, after which nothing may be added.
 
         Raises:
             StatisticsError: if an invariant of the sums is broken, or what was asked for did not come.
         """
         for row in range(len(self.layout.layers)):
-            self._sums_of(row, self._parts_N.device)
+            self._sums_of(row, torch.device("cpu"))
         self._check_inspected(domain)
         parts = self._as_parts()
         named = {name: add_in_order(values) for name, values in parts.sums.items()} | self._requested_arrays()
@@ -271,12 +271,12 @@ class RoutingSums:
         layers = range(len(self.layout.layers))
         arrays: dict[str, FloatArray] = {}
         for name in sorted(ON_REQUEST):
-            found = {row: self._rows[row][name].cpu().numpy() for row in layers if name in self._rows.get(row, {})}
-            if found:
-                widest = np.max([values.shape for values in found.values()], axis=0)
-                arrays[name] = np.zeros((len(layers), *widest))
-            for row, values in found.items():
-                arrays[name][row][tuple(map(slice, values.shape))] = values
+            shapes = {row: self._rows[row][name].shape for row in layers if name in self._rows[row]}
+            if shapes:
+                arrays[name] = np.zeros((len(layers), *np.max(list(shapes.values()), axis=0)))
+            for row, shape in shapes.items():
+                place = torch.from_numpy(arrays[name][row][tuple(map(slice, shape))])
+                self._rows[row][name] = place.copy_(self._rows[row][name])  # not twice: embeddings are large
         return arrays
 
 

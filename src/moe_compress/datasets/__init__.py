@@ -8,6 +8,7 @@ from moe_compress.datasets.keyed import RunKeysDataset
 from moe_compress.datasets.plan import NewestPlansDataset, PlanDataset
 from moe_compress.datasets.rows import RowsDataset
 from moe_compress.datasets.statistics import StatisticsDataset, StatisticsShardsDataset
+from moe_compress.datasets.sweep import SweepDataset, read_sweep
 from moe_compress.datasets.tuning import TuningDataset
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "RunKeysDataset",
     "StatisticsDataset",
     "StatisticsShardsDataset",
+    "SweepDataset",
     "TuningDataset",
+    "read_sweep",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_compress.errors import DataError
 from moe_compress.evaluation.tasks import read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def read_texts(file: Path, limit: int | None, seed: int) -> list[str]:
@@ -24,6 +27,18 @@ def read_texts(file: Path, limit: int | None, seed: int) -> list[str]:
         return texts
     ranked = sorted(range(len(texts)), key=lambda index: sha256(f"{seed}/{texts[index]}".encode()).digest())
     return [texts[index] for index in sorted(ranked[:limit])]
+
+
+def take_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], tokens: int, seed: int) -> list[str]:
+    """Return texts in a seeded order until they have so many tokens; a file's order may be by kind."""
+    ranked = sorted(texts, key=lambda text: sha256(f"{seed}/{text}".encode()).digest())
+    taken, count = [], 0
+    for text, ids in zip(ranked, tokenizer(ranked)["input_ids"], strict=True):
+        if count >= tokens:
+            break
+        taken.append(text)
+        count += len(ids)
+    return taken
 
 
 def _parse_text(row: Mapping[str, Any], place: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_compress.errors import PlanError, UnsupportedModelError
 from moe_compress.families.masking import MASKABLE, hide_experts
+from moe_compress.types import CompressionPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,8 +29,7 @@ def mask_experts(model: PreTrainedModel, kept_per_layer: Sequence[Sequence[int]]
         PlanError: if the plan does not fit the model.
     """
     check_maskable(model)
-    modules = model.get_decoder().modules()
-    owners = [module for module in modules if hasattr(getattr(module, "experts", None), "num_experts")]
+    owners = find_owners(model)
     if len(kept_per_layer) != len(owners):
         raise PlanError(
             f"the plan covers {len(kept_per_layer)} layers, the model has {len(owners)} with experts; "
@@ -42,6 +42,30 @@ def mask_experts(model: PreTrainedModel, kept_per_layer: Sequence[Sequence[int]]
         for owner, kept in zip(owners, kept_per_layer, strict=True):
             stack.enter_context(hide_experts(owner, kept))
         yield
+
+
+def find_owners(model: PreTrainedModel) -> list[Any]:
+    """Return the modules that own routed experts, one per layer that has some, in order."""
+    modules = model.get_decoder().modules()
+    return [module for module in modules if hasattr(getattr(module, "experts", None), "num_experts")]
+
+
+def check_plan(plan: CompressionPlan) -> None:
+    """Check that hiding experts does what a plan does.
+
+    Raises:
+        PlanError: if the plan merges, or its router picks otherwise afterwards.
+    """
+    if not plan.is_pruning:
+        raise PlanError(
+            f"the plan of '{plan.method}' merges experts, and what that makes cannot be had by masking a router; "
+            "write the checkpoint and evaluate that"
+        )
+    if plan.router_groups == "flatten" and plan.layout.num_groups > 1:
+        raise PlanError(
+            f"the plan of '{plan.method}' gives up the router's {plan.layout.num_groups} groups, which a mask "
+            "leaves in place; write the checkpoint and evaluate that, or set select.groups to balanced"
+        )
 
 
 def check_maskable(model: PreTrainedModel) -> None:

@@ -60,10 +60,11 @@ def derive_layout(config: Mapping[str, Any], tensors: Shapes) -> MoELayout:
     Raises:
         UnsupportedModelError: as `derive_tensor_map`.
     """
-    layers = read_layer_counts(config)
+    view = view_plain(config, tensors)
+    layers = read_layer_counts(view.config)
     if layers is None:
         return derive_tensor_map(config, tensors).layout
-    _refuse_misfits(report_loading(build_meta_model(config), tensors))
+    _refuse_misfits(report_loading(build_meta_model(view.config), view.shapes))
     departure = find_departure(build_config(layers.plain).get_text_config().model_type)
     count = find_count(layers.plain, shapes_in_memory(build_meta_model(layers.plain)), departure)
     alike, _ = read_layout(layers.plain, count, _layers_of(count.growth).values(), departure)

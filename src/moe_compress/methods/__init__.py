@@ -8,7 +8,7 @@ A method file has `STATISTICS`, the names of the sums it needs, and one of
   `trees` with the same arguments returns them, to be drawn. With a `reduce(sample, seed, parameters)` it makes its
   statistics of each layer's sample itself, during collection.
 
-`methods.plan` turns any of them into a plan for one domain, `methods.plan_mixed` scores into one for several.
+`methods.plan` turns any of them into a plan for one domain, `methods.plan_mixed` into one for several.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from moe_compress.errors import ParameterError, PluginError
@@ -194,11 +196,12 @@ def plan_mixed(
     seed: int,
     weights: Mapping[str, float] | Literal["max_min"] | None = None,
     router_groups: RouterGroups = "balanced",
+    parameters: Mapping[str, Any] | None = None,
 ) -> CompressionPlan:
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
     Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains). A
-    method that plans by itself has no scores to mix; give it the sum of the domains' statistics.
+    method that plans by itself has no scores to mix and is given the sum of the domains' statistics.
 
     Args:
         name: the method.
@@ -208,20 +211,27 @@ def plan_mixed(
         weights: domain -> weight, 1 where none is given; None weighs all the same; `max_min` finds the weights
             that cover the worst covered domain best.
         router_groups: whether the groups of a router that has them stay, equally large, or are given up.
+        parameters: what is set of the method's own parameters.
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the method has no scores, the budget does not fit the layout, or a weight the domains.
+        ParameterError: if weights are given and the method has no scores, the budget does not fit the layout, or a
+            weight or parameter the domains or the method.
         StatisticsError: if statistics do not belong together, or a sum the method needs was not collected.
     """
     ordered = sort_domains(statistics)
     domains, layout = [each.domain for each in ordered], ordered[0].layout
     method = load(name)
+    provenance = {"domains": "+".join(domains)}
     if not hasattr(method, "score"):
-        raise ParameterError(
-            f"{name} plans by itself and has no scores to mix; plan it from the sum of the domains' statistics, or "
-            "mix a method that scores"
-        )
+        if weights is not None:
+            raise ParameterError(
+                f"{name} plans by itself and has no scores to weigh; leave select.weights null, or mix a method "
+                "that scores"
+            )
+        summed = plan(name, reduce(add, ordered), budget, seed, router_groups, parameters)
+        return replace(summed, provenance=provenance)
+    check_parameters(name, parameters)
     scores = [method.score(each, seed) for each in ordered]
 
     def plan_mixture(mixed_LE: FloatArray) -> CompressionPlan:
@@ -233,7 +243,7 @@ def plan_mixed(
         chosen = given_weights(domains, weights)
     described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
     mixed = plan_mixture(mix_scores(scores, chosen, layout))
-    return replace(mixed, provenance={"domains": "+".join(domains), "domain_weights": described})
+    return replace(mixed, provenance={**provenance, "domain_weights": described})
 
 
 def measure_agreement(

@@ -93,11 +93,11 @@ def collect_domains(
 
 
 def log_layer(record: LayerRecord) -> None:
-    """Tell MLflow how fast a layer went."""
+    """Tell MLflow how fast a layer went, and how long the rest will take."""
     from moe_compress.registry.tracking import log_step
 
-    speeds = {"tokens_per_second": record.tokens_per_second, "bytes_per_second": record.bytes_per_second}
-    log_step({f"collect.{name}": value for name, value in speeds.items()}, record.layer)
+    names = ("tokens_per_second", "bytes_per_second", "seconds_left")
+    log_step({f"collect.{name}": getattr(record, name) for name in names}, record.layer)
 
 
 def reduce_shards(shards: Sequence[ExpertStatistics]) -> ExpertStatistics:

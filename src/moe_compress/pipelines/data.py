@@ -49,6 +49,24 @@ def check_request(
     return tensor_map.layout, resolve_budget(chosen, rewrite, index, tensor_map)
 
 
+def check_collection(base_model: CheckpointReference, select: SelectParameters, own: DomainParameters) -> MoELayout:
+    """Return the base model's layout, whose layers may keep different numbers of experts; reads names only.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if a parameter does not suit the method whose statistics are collected.
+        UnsupportedModelError: if the architecture's experts cannot be told.
+    """
+    chosen = own.selection(select)
+    methods.check_parameters(chosen.method, chosen.parameters)
+
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.families.derive import derive_layout
+
+    index = read_index(base_model.path)
+    return derive_layout(index.config, index.shapes)
+
+
 def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
     """Check that what the budget chooses can be written.
 
@@ -148,23 +166,21 @@ def sample(rows: Sequence[Row], parameters: DataParameters) -> Sequence[Row]:
 
 def create_pipeline() -> Pipeline:
     """Return the stage: (base model, demonstration rows) -> layout, budget, demonstrations, lineage."""
-    return Pipeline(
-        [
-            Node(
-                check_request,
-                ["base_model", "params:select", "params:domain", "params:rewrite"],
-                ["layout", "budget"],
-                name="check_request",
-            ),
-            demonstrations_node(),
-            Node(
-                record_lineage,
-                ["base_model", "demonstrations", "run_keys", "domains_folder", "params:select", "params:domain"],
-                "lineage",
-                name="record_lineage",
-            ),
-        ]
+    check = Node(
+        check_request,
+        ["base_model", "params:select", "params:domain", "params:rewrite"],
+        ["layout", "budget"],
+        name="check_request",
     )
+    return Pipeline([check, demonstrations_node(), _lineage_node()])
+
+
+def create_collect_pipeline() -> Pipeline:
+    """Return the stage before statistics that nothing is planned from yet: it asks for no budget, so has none."""
+    check = Node(
+        check_collection, ["base_model", "params:select", "params:domain"], "layout", name="check_collection"
+    )
+    return Pipeline([check, demonstrations_node(), _lineage_node()])
 
 
 def demonstrations_node() -> Node:
@@ -182,4 +198,13 @@ def demonstrations_node() -> Node:
         ],
         ["demonstrations", "demonstrations_docs"],
         name="validate_demonstrations",
+    )
+
+
+def _lineage_node() -> Node:
+    return Node(
+        record_lineage,
+        ["base_model", "demonstrations", "run_keys", "domains_folder", "params:select", "params:domain"],
+        "lineage",
+        name="record_lineage",
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.evaluation.benchmarks import BenchmarkRequest
+from moe_compress.pipelines.benchmarks import prepare_benchmarks
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
 from moe_compress.pipelines.run_keys import evaluated_tasks
-from moe_compress.types import CheckpointReference, Demonstrations, EvaluationResult
+from moe_compress.types import CheckpointReference, EvaluationResult
 
 
 def evaluate_model(
@@ -16,11 +18,12 @@ def evaluate_model(
     domains_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
-    demonstrations: Demonstrations,
+    checked: object,
+    public: BenchmarkRequest,
 ) -> EvaluationResult:
     """Return benchmark items, held-out perplexity, freely written texts and size of one model.
 
-    `demonstrations` stands for a request that was checked, so that a wrong one fails before models load.
+    `checked` stands for a request that was checked, so that a wrong one fails before models load.
 
     Raises:
         DataError: if a task has no benchmark.
@@ -30,7 +33,7 @@ def evaluate_model(
     from moe_compress.evaluation.heldout import read_texts
     from moe_compress.evaluation.tasks import load_task
 
-    names = evaluated_tasks(parameters.tasks, own.name)
+    names = evaluated_tasks(parameters.tasks, own.targets)
     tasks = [
         load_task(name, domains_folder / name / "benchmark.jsonl", parameters.limit, parameters.seed)
         for name in names
@@ -48,6 +51,8 @@ def evaluate_model(
         device=parameters.device,
         batch_size=parameters.batch_size,
         dtype=parameters.dtype,
+        backend=parameters.backend,
+        public=public,
         prompts=parameters.prompts,
         max_new_tokens=parameters.max_new_tokens,
         provenance={
@@ -58,54 +63,36 @@ def evaluate_model(
     )
 
 
-def evaluate_pruned(
-    checkpoint: CheckpointReference,
-    candidate_checkpoint: CheckpointReference,
-    candidate: EvaluationResult,
-    domains_folder: Path,
-    parameters: EvaluateParameters,
-    own: DomainParameters,
-    demonstrations: Demonstrations,
-) -> EvaluationResult:
-    """Return the evaluation of the pruned model before it was tuned; the candidate's own if it was not."""
-    if checkpoint == candidate_checkpoint:
-        return candidate
-    return evaluate_model(checkpoint, domains_folder, parameters, own, demonstrations)
+def create_pipeline(checked: str = "demonstrations") -> Pipeline:
+    """Return the stage: (base model, candidate checkpoint) -> an evaluation of each.
 
-
-def create_pipeline() -> Pipeline:
-    """Return the stage: (base model, pruned and candidate checkpoint) -> an evaluation of each."""
+    Args:
+        checked: what is there once the request was checked.
+    """
     measure = Pipeline(
         [
             Node(
                 evaluate_model,
-                ["checkpoint", "domains_folder", "params:evaluate", "params:domain", "demonstrations"],
+                [
+                    "checkpoint",
+                    "domains_folder",
+                    "params:evaluate",
+                    "params:domain",
+                    "checked",
+                    "benchmark_request",
+                ],
                 "evaluation",
                 name="evaluate",
             )
         ]
     )
     parameters = {"params:evaluate", "params:domain"}
-    shared = {name: name for name in ("domains_folder", "demonstrations")}
+    shared = {
+        "domains_folder": "domains_folder",
+        "benchmark_request": "benchmark_request",
+        "checked": checked,
+    }
     models = {"baseline": "base_model", "candidate": "candidate_checkpoint"}
-    pruned = Pipeline(
-        [
-            Node(
-                evaluate_pruned,
-                [
-                    "pruned_checkpoint",
-                    "candidate_checkpoint",
-                    "candidate_evaluation",
-                    "domains_folder",
-                    "params:evaluate",
-                    "params:domain",
-                    "demonstrations",
-                ],
-                "pruned_evaluation",
-                name="evaluate_pruned",
-            )
-        ]
-    )
     return sum(
         (
             Pipeline(
@@ -117,5 +104,14 @@ def create_pipeline() -> Pipeline:
             )
             for role, checkpoint in models.items()
         ),
-        pruned,
+        Pipeline(
+            [
+                Node(
+                    prepare_benchmarks,
+                    ["layout", "params:evaluate", "params:benchmarks", "params:domain"],
+                    "benchmark_request",
+                    name="prepare_benchmarks",
+                )
+            ]
+        ),
     )

@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
 from moe_compress.types import Agreement, CheckpointReference, EvaluationResult, GateReport, TaskComparison
+
+HIGHER_IS_BETTER = frozenset({"accuracy", "difference", "share_kept"})
+"""Of what is measured per task; of anything else less is better."""
 
 
 def time_models(
@@ -48,9 +52,9 @@ def measure_candidate(
 ) -> dict[str, float]:
     """Return everything a gate may ask for, metric name -> value.
 
-    Per task and for `domain`, the one compressed for: `accuracy.*`, `share_kept.*` (of the accuracy above
-    chance), `difference.*`, `perplexity_ratio.*`, `loops_added.*`, `length_ratio.*`. Of the
-    whole: `size_ratio`, `parameter_ratio`, `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the
+    Per task and for `domain`, the worst of those compressed for: `accuracy.*`, `share_kept.*` (of the accuracy
+    above chance), `difference.*`, `perplexity_ratio.*`, `loops_added.*`, `length_ratio.*`. Of the whole:
+    `size_ratio`, `parameter_ratio`, `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the
     demonstrations, where there are: `split_half_jaccard`, `split_half_spearman`.
     """
     measured = {
@@ -71,9 +75,18 @@ def measure_candidate(
     for task, perplexity in candidate.perplexities.items():
         measured[f"perplexity_ratio.{task}"] = perplexity / baseline.perplexities[task]
     measured |= measure_writing(baseline, candidate)
-    for name in [name for name in measured if name.endswith(f".{own.name}")]:
-        measured[f"{name.partition('.')[0]}.domain"] = measured[name]
-    return measured
+    return measured | measure_worst(measured, own.targets)
+
+
+def measure_worst(measured: Mapping[str, float], targets: Sequence[str]) -> dict[str, float]:
+    """Return each metric that all domains compressed for have, as `<metric>.domain`: the worst of their values."""
+    worst = {}
+    for metric in dict.fromkeys(name.partition(".")[0] for name in measured if "." in name):
+        values = [measured.get(f"{metric}.{target}") for target in targets]
+        if None not in values:
+            pick = np.min if metric in HIGHER_IS_BETTER else np.max
+            worst[f"{metric}.domain"] = float(pick(np.array(values, dtype=np.float64)))
+    return worst
 
 
 def measure_writing(baseline: EvaluationResult, candidate: EvaluationResult) -> dict[str, float]:

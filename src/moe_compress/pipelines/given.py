@@ -12,6 +12,7 @@ from moe_compress import methods
 from moe_compress.errors import ParameterError
 from moe_compress.pipelines.budget import resolve_budget
 from moe_compress.pipelines.data import demonstrations_node
+from moe_compress.pipelines.given_plan import find_given
 from moe_compress.pipelines.lineage import describe_run
 from moe_compress.pipelines.parameters import DomainParameters, RewriteParameters, SelectParameters
 from moe_compress.pipelines.run_keys import file_digest
@@ -34,7 +35,7 @@ def check_given(
     from moe_compress.families.derive import derive_tensor_map
 
     chosen = own.selection(select)
-    path = chosen.find_plan()
+    path = find_given(chosen, own.name)
     if path is None:
         raise ParameterError(
             f"apply_{own.name} carries out a plan that is given, and select.from is null; give its path there, or "
@@ -73,7 +74,7 @@ def record_lineage(
     own: DomainParameters,
 ) -> dict[str, str]:
     """Return what the run's outputs come from: the plan's file, and what it says itself of where it came from."""
-    path = own.selection(select).find_plan()
+    path = find_given(own.selection(select), own.name)
     assert path is not None
     origin = {
         "method": given_plan.method,
@@ -84,8 +85,20 @@ def record_lineage(
     return describe_run(base_model, origin, run_keys, domains_folder, own)
 
 
-def take_plan(given_plan: CompressionPlan, lineage: Mapping[str, str]) -> CompressionPlan:
-    """Return the plan that was given, with this run's lineage."""
+def take_plan(
+    given_plan: CompressionPlan, lineage: Mapping[str, str], select: SelectParameters, own: DomainParameters
+) -> CompressionPlan:
+    """Return the plan that was given, with this run's lineage.
+
+    Raises:
+        ParameterError: if it is the choice of a sweep over another base model.
+    """
+    made_for = given_plan.provenance.get("base_weights_digest")
+    if own.selection(select).source == "sweep" and made_for != lineage["base_weights_digest"]:
+        raise ParameterError(
+            f"the newest sweep of '{own.name}' was of another base model ({str(made_for)[:12]}); run "
+            f"kedro run --pipelines=sweep_{own.name} for this one"
+        )
     return replace(given_plan, provenance=lineage)
 
 
@@ -95,7 +108,7 @@ def tell_no_background() -> tuple[tuple[Agreement, ...], PlanBackground]:
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stages: (base model, plan's file, demonstration rows) -> layout, demonstrations, lineage, plan."""
+    """Return the stages: (base model, plan's file, rows) -> layout, demonstrations, lineage, chosen plan."""
     return Pipeline(
         [
             Node(
@@ -111,7 +124,12 @@ def create_pipeline() -> Pipeline:
                 "lineage",
                 name="record_lineage",
             ),
-            Node(take_plan, ["given_plan", "lineage"], "plan", name="take_plan"),
+            Node(
+                take_plan,
+                ["given_plan", "lineage", "params:select", "params:domain"],
+                "chosen_plan",
+                name="take_plan",
+            ),
             Node(tell_no_background, None, ["agreement", "background"], name="tell_no_background"),
         ]
     )

@@ -24,13 +24,10 @@ def record_lineage(
     folder = domains_folder / own.name
     log_dataset_digest(f"{own.name}.demonstrations", demonstrations.digest, str(folder), "calibration")
     chosen = own.selection(select)
-    budget = chosen.budget.model_dump(exclude_defaults=True)
     origin = {
         "demonstrations_digest": demonstrations.digest,
         "num_demonstrations": str(len(demonstrations)),
-        "method": chosen.method,
-        "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
-        "seed": str(chosen.seed),
+        **chosen.as_provenance(),
     }
     return describe_run(base_model, origin, run_keys, domains_folder, own)
 
@@ -42,7 +39,7 @@ def describe_run(
     domains_folder: Path,
     own: DomainParameters,
 ) -> dict[str, str]:
-    """Return a lineage, and tell MLflow which benchmark it is measured with.
+    """Return a lineage, and tell MLflow which base model it is of and which benchmark measures it.
 
     Args:
         base_model: the model that is compressed.
@@ -53,6 +50,7 @@ def describe_run(
     """
     from moe_compress.registry.tracking import log_dataset_digest, run_provenance
 
+    log_dataset_digest("base_model", base_model.weights_digest, str(base_model.path), "base")
     benchmark = domains_folder / own.name / "benchmark.jsonl"
     log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
     return {

@@ -1,13 +1,15 @@
 """What every stage's parameters have in common: unknown names are refused."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moe_compress import methods
 from moe_compress.errors import ParameterError
+from moe_compress.evaluation.benchmarks import Benchmark
 from moe_compress.types import Budget, SizeUnit
 
 
@@ -91,8 +93,20 @@ class BudgetParameters(Parameters):
         fields = self.model_dump(exclude={"max_bytes", "max_parameters"})
         return Budget(**(fields if self.find_size() is None else fields | {"fraction_dropped": 0.0}))
 
+    def dropping(self, fraction: float) -> BudgetParameters:
+        """Return the budget that drops this fraction instead, bounded as this one."""
+        return BudgetParameters(fraction_dropped=fraction, **self.model_dump(exclude={*_WAYS}))
+
 
 _WAYS = ("experts_per_layer", "fraction_dropped", "max_bytes", "max_parameters")
+
+
+class RefineParameters(Parameters):
+    """How many swaps may better the chosen plan on the base model."""
+
+    swaps: int = Field(0, ge=0, description="swaps to try at most; 0 leaves the plan as it is")
+    seconds: float | None = Field(None, gt=0, description="stop after about this long; null for no such limit")
+    tokens: int = Field(4096, ge=1, description="tokens of the domain's text that each swap is measured on")
 
 
 class SelectParameters(Parameters):
@@ -105,20 +119,33 @@ class SelectParameters(Parameters):
     budget: BudgetParameters = BudgetParameters(fraction_dropped=0.5)
     seed: int = Field(42, ge=0)
     groups: Literal["balanced", "flatten"] = "balanced"
+    weights: Literal["max_min"] | dict[str, float] | None = Field(None, description="of a mixture's domains")
     parameters: dict[str, Any] = Field({}, description="what is set of the method's own parameters")
+    refine: RefineParameters = RefineParameters()
 
-    def find_plan(self) -> Path | None:
-        """Return the file of the plan that is given, None where one is to be made.
+    def as_provenance(self) -> dict[str, str]:
+        """Return how a plan is made, as entries of its lineage."""
+        budget = self.budget.model_dump(exclude_defaults=True)
+        return {
+            "method": self.method,
+            "method_parameters": _list_settings(self.parameters) or "defaults",
+            "budget": _list_settings(budget),
+            "seed": str(self.seed),
+        }
 
-        Raises:
-            ParameterError: if there is no such file.
-        """
-        path = Path(self.source) if self.source is not None else None
-        if path and not path.is_file():
-            raise ParameterError(
-                f"select.from names {path}, and there is no such file; give the path of a plan, or null to make one"
-            )
-        return path
+
+def _list_settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+class SweepParameters(Parameters):
+    """Which plans a sweep tries, and how soon it gives one up."""
+
+    methods: tuple[str, ...] = Field(("easy_ep",), min_length=1)
+    fractions_dropped: tuple[float, ...] = Field((0.25, 0.5, 0.75), min_length=1)
+    parameters: dict[str, dict[str, Any]] = Field({}, description="method -> what is set of its own parameters")
+    rungs: tuple[int, ...] = Field((75, 150), description="items after which clearly worse plans are given up")
+    rewrite_merging: bool = Field(False, description="write and load plans that merge, which no mask can try")
 
 
 class RewriteParameters(Parameters):
@@ -138,10 +165,25 @@ class EvaluateParameters(Parameters):
     heldout_limit: int | None = Field(None, ge=1)
     prompts: int = Field(32, ge=0, description="questions per task after which the models write freely")
     max_new_tokens: int = Field(64, ge=1, description="where such a text is cut")
+    suite: str = Field("embedded", description="which of benchmarks.suites is asked besides the tasks")
+    chat_template: bool = Field(False, description="put its benchmarks by the tokenizer's chat template")
+    run_generated_code: bool = Field(False, description="run programs the models write, confined")
+    backend: Literal["hf", "vllm"] = Field("hf", description="what answers tasks and benchmarks")
     batch_size: int = Field(32, ge=1)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = Field(42, ge=0)
+
+
+class BenchmarksParameters(Parameters):
+    """Public benchmarks, and which of them each domain is evaluated on."""
+
+    suites: dict[str, dict[str, tuple[str, ...]]] = {"embedded": {}}
+    definitions: dict[str, Benchmark] = {}
+
+    def __str__(self) -> str:
+        """Return what MLflow shows; what is asked of a domain is in the run's keys and its results' digests."""
+        return f"suites {', '.join(self.suites)}; {len(self.definitions)} definitions"
 
 
 class ReleaseParameters(Parameters):
@@ -151,12 +193,21 @@ class ReleaseParameters(Parameters):
 
 
 class DomainParameters(Parameters):
-    """One domain's block: its registered model, and what it sets differently from the shared parameters."""
+    """One domain's block: its registered model, and what it sets differently from the shared parameters.
+
+    A block with `of` is a mixture: one plan for the domains it names.
+    """
 
     name: str
     registered_model: str
+    of: tuple[str, ...] = Field((), description="the domains of a mixture; none for a domain of its own")
     select: dict[str, Any] = {}
     gates: dict[str, dict[str, Any]] = {}
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The domains the model is compressed for: those of the mixture, or the one itself."""
+        return self.of or (self.name,)
 
     def selection(self, shared: SelectParameters) -> SelectParameters:
         """Return the shared selection with this domain's own settings laid over it.

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from kedro.pipeline import Pipeline
 
-from moe_compress.pipelines import collect, data, evaluate, gate, given, report, rewrite, select, tune
+from moe_compress.pipelines import (
+    collect,
+    data,
+    evaluate,
+    gate,
+    given,
+    mixture,
+    refine,
+    report,
+    rewrite,
+    select,
+    sweep,
+    tune,
+)
 
 SHARED_INPUTS = {
     "base_model",
     "collect_folder",
     "domains_folder",
     "newest_plans",
+    "refine_folder",
     "reporting_folder",
+    "sweep_folder",
     "tune_folder",
 }
 
@@ -22,19 +39,43 @@ def create_pipeline(domain: str) -> Pipeline:
     Args:
         domain: a block's name under `domains` in the parameters.
     """
-    stages = (data, collect, select, rewrite, tune, evaluate, gate, report)
+    stages = (data, collect, select, refine, rewrite, tune, evaluate, gate, report)
     return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
+
+
+def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
+    """Return what compresses for several domains at once, collecting those that were not collected yet.
+
+    Args:
+        name: the mixture's block under `domains` in the parameters.
+        domains: those it is a mixture of.
+    """
+    collected = sum((create_collect_pipeline(domain) for domain in domains), Pipeline([]))
+    measured = evaluate.create_pipeline(checked="layout")
+    tuned = tune.create_pipeline([f"demonstrations_of_{domain}" for domain in domains])
+    after = rewrite.create_pipeline() + tuned + measured + gate.create_pipeline() + report.create_pipeline()
+    others = {
+        f"{value}_of_{domain}": f"{domain}.{value}"
+        for domain in domains
+        for value in ("statistics", "demonstrations")
+    }
+    return collected + in_namespace(mixture.create_pipeline(domains) + after, name, others)
 
 
 def create_given_pipeline(domain: str) -> Pipeline:
     """Return what carries out a plan that is given (`select.from`): the whole job without collecting."""
-    stages = (given, rewrite, tune, evaluate, gate, report)
+    stages = (given, refine, rewrite, tune, evaluate, gate, report)
     return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
+
+
+def create_sweep_pipeline(domain: str) -> Pipeline:
+    """Return what tries methods x budgets for one domain and chooses a plan."""
+    return in_namespace(data.create_pipeline() + sweep.create_pipeline(), domain)
 
 
 def create_collect_pipeline(domain: str) -> Pipeline:
     """Return what collects one domain's statistics, or a shard of them, and stops there."""
-    return in_namespace(data.create_pipeline() + collect.create_pipeline(), domain)
+    return in_namespace(data.create_collect_pipeline() + collect.create_pipeline(), domain)
 
 
 def create_reduce_pipeline(domain: str) -> Pipeline:
@@ -44,18 +85,24 @@ def create_reduce_pipeline(domain: str) -> Pipeline:
 
 def create_joint_pipeline(domains: tuple[str, ...]) -> Pipeline:
     """Return what collects the statistics of several domains in one pass, each kept under its own run key."""
-    prepared = (in_namespace(data.create_pipeline(), domain) for domain in domains)
+    prepared = (in_namespace(data.create_collect_pipeline(), domain) for domain in domains)
     return sum(prepared, collect.create_joint_pipeline(domains))
 
 
-def in_namespace(whole: Pipeline, domain: str) -> Pipeline:
-    """Return a pipeline in a domain's namespace."""
+def in_namespace(whole: Pipeline, domain: str, others: Mapping[str, str] | None = None) -> Pipeline:
+    """Return a pipeline in a domain's namespace.
+
+    Args:
+        whole: the pipeline.
+        domain: the domain.
+        others: inputs from elsewhere, name in the pipeline -> name outside.
+    """
     used = {name for name in whole.datasets() if name.startswith("params:") or name == "parameters"}
     own = {"params:domain": f"params:domains.{domain}"}
     return Pipeline(
         whole,
         namespace=domain,
-        inputs=SHARED_INPUTS & whole.inputs(),
+        inputs={name: name for name in SHARED_INPUTS & whole.inputs()} | dict(others or {}),
         parameters={name: own.get(name, name) for name in used},
         tags=domain,
     )

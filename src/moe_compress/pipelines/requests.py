@@ -10,6 +10,16 @@ from moe_compress.pipelines.parameters import SelectParameters
 from moe_compress.types import Reduction
 
 
+def find_sweep_requests(tried: Iterable[str], statistics: Iterable[str]) -> tuple[str, ...]:
+    """Return the requests of a sweep, sorted: what any of its methods needs, and those listed.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if a statistic is asked for that cannot be collected.
+    """
+    return resolve_requests(statistics, *(methods.load(method).STATISTICS for method in tried))
+
+
 def find_requests(method: str, statistics: Iterable[str]) -> tuple[str, ...]:
     """Return the requests of a run, sorted.
 

@@ -54,13 +54,13 @@ def describe_background(
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stage: (statistics, budget) -> plan, agreement, background."""
+    """Return the stage: (statistics, budget) -> chosen plan, agreement, background."""
     return Pipeline(
         [
             Node(
                 plan_experts,
                 ["statistics", "budget", "params:select", "params:domain", "lineage"],
-                "plan",
+                "chosen_plan",
                 name="plan_experts",
             ),
             Node(

@@ -13,6 +13,7 @@ from moe_compress.reporting import style, usage, wording
 from moe_compress.reporting.content import CompressionReport
 from moe_compress.reporting.figures import illustrate
 from moe_compress.reporting.figures.drawing import as_svg
+from moe_compress.reporting.sweep import describe_check, describe_fate
 from moe_compress.reporting.templating import fill_template
 from moe_compress.reporting.writing import compare_writing, new_loops
 
@@ -52,6 +53,8 @@ def write_html(report: CompressionReport, path: Path) -> Path:
         snippets=usage.how_to_load(report, report.checkpoint or "path/to/checkpoint"),
         loading_note=usage.loading_note(report),
         facts=_list_facts(report),
+        sweep_check=describe_check(report.sweep) if report.sweep else "",
+        sweep_fate=describe_fate,
     )
     path = Path(path)
     write_atomically(path, html.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moe_compress.types import EvaluationResult, TaskComparison, TuningRecord
@@ -41,11 +41,28 @@ class TuningReport:
     lost: Mapping[str, TaskComparison]
     regained: Mapping[str, TaskComparison]
 
-    def rows(self, domain: str, base: EvaluationResult, tuned: EvaluationResult) -> tuple[TuningRow, ...]:
-        """Return a row for each task, the domain's first.
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What a tuned model's lineage says besides a pruned one's."""
+        return {"pruned_weights_digest": self.pruned.provenance["weights_digest"]}
+
+    def as_metrics(self) -> dict[str, float]:
+        """Return the numbers MLflow keeps of the model before it was tuned, and of the loss."""
+        pruned, course = self.pruned, self.record.course
+        return {
+            **{f"pruned.perplexity.{name}": value for name, value in pruned.perplexities.items()},
+            **{f"pruned.accuracy.{task}": pruned.accuracy(task) for task in pruned.tasks},
+            "tuning.loss_before": course.loss_before,
+            "tuning.loss_after": course.loss_after,
+        }
+
+    def rows(
+        self, targets: Sequence[str], base: EvaluationResult, tuned: EvaluationResult
+    ) -> tuple[TuningRow, ...]:
+        """Return a row for each task, the targets' first.
 
         Args:
-            domain: the domain tuned for.
+            targets: the domains tuned for.
             base: what was measured of the base model.
             tuned: what was measured after tuning.
         """
@@ -60,7 +77,7 @@ class TuningReport:
             )
             for name in names
         ]
-        return tuple(sorted(rows, key=lambda row: row.name != domain))
+        return tuple(sorted(rows, key=lambda row: row.name not in targets))
 
     @property
     def summary(self) -> str:

@@ -29,10 +29,13 @@ from moe_compress.types.plan import (
 from moe_compress.types.sample import ExpertProducts, LayerSample, Reduction, RouterTrial
 from moe_compress.types.size import ModelSize, SizeUnit
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
+from moe_compress.types.sweep import SweepCheck, SweepEntry, SweepResult, choose_smallest
+from moe_compress.types.trials import MIXED, LeftOut, Measurement, Trial, TrialKey
 from moe_compress.types.tuning import TuningCourse, TuningRecord, TuningStep
 
 __all__ = [
     "CURVE",
+    "MIXED",
     "Agreement",
     "Budget",
     "CheckpointReference",
@@ -49,7 +52,9 @@ __all__ = [
     "GateReport",
     "ItemResult",
     "LayerSample",
+    "LeftOut",
     "Likeness",
+    "Measurement",
     "MergeTrees",
     "MoELayout",
     "ModelSize",
@@ -64,10 +69,15 @@ __all__ = [
     "Served",
     "SizeUnit",
     "StatisticsParts",
+    "SweepCheck",
+    "SweepEntry",
+    "SweepResult",
     "TaskComparison",
     "TensorInfo",
     "TensorMap",
     "TensorRole",
+    "Trial",
+    "TrialKey",
     "TuningCourse",
     "TuningRecord",
     "TuningStep",
@@ -76,6 +86,7 @@ __all__ = [
     "add_in_order",
     "as_json",
     "assign_parts",
+    "choose_smallest",
     "digest_of",
     "iterate_layers",
     "layout_from_json",

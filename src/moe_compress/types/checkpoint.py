@@ -121,6 +121,7 @@ class CheckpointReference:
         weights_digest: sha256 of the names and bytes of its weight files.
         settings_digest: sha256 of its config, tokenizer and templates.
         revision: hub revision or registry version, `local` for a plain folder.
+        files: name -> sha256 of the files that the two digests are made of.
     """
 
     path: Path
@@ -128,6 +129,7 @@ class CheckpointReference:
     weights_digest: str
     settings_digest: str
     revision: str = "local"
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def identity(self) -> str:

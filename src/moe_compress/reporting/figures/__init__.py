@@ -19,12 +19,13 @@ from moe_compress.reporting.figures import (
     quality,
     scores,
     similarity,
+    sweep,
     trees,
 )
 from moe_compress.reporting.figures.drawing import Illustration, as_png
 from moe_compress.reporting.style import WIDE
 
-_FILES = (quality, kept, scores, budgets, similarity, trees, demonstrations, domains, overlap)
+_FILES = (quality, sweep, kept, scores, budgets, similarity, trees, demonstrations, domains, overlap)
 
 
 def illustrate(report: CompressionReport) -> tuple[Illustration, ...]:

@@ -1,0 +1,74 @@
+"""What the mask says of a plan is what its written checkpoint does, item for item and byte for byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from moe_compress.checkpoint.digest import settings_digest, weights_digest
+from moe_compress.checkpoint.index import read_index
+from moe_compress.evaluation.evaluate import evaluate_checkpoint
+from moe_compress.evaluation.tasks import load_task
+from moe_compress.evaluation.throughput import measure_size
+from moe_compress.families.derive import derive_tensor_map
+from moe_compress.pipelines.parameters import EvaluateParameters, RewriteParameters
+from moe_compress.pipelines.trials import Bench
+from moe_compress.types import CheckpointReference, CompressionPlan, pruning_groups
+
+KEPT = [
+    (range(12), range(4, 16)),
+    (range(0, 16, 2), range(1, 16, 2)),
+    ((0, 3, 5, 9, 14), (1, 2, 7, 10, 15)),
+]
+
+
+@pytest.fixture
+def bench(inputs, tmp_path):
+    model = inputs / "model"
+    reference = CheckpointReference(model, "tiny", weights_digest(model, None), settings_digest(model))
+    evaluate = EvaluateParameters(tasks=("medical", "code"))
+    return Bench(
+        reference,
+        ("medical", "code"),
+        inputs / "domains",
+        tmp_path / "trials",
+        evaluate,
+        RewriteParameters(),
+        False,
+    )
+
+
+def make_plan(inputs, kept):
+    index = read_index(inputs / "model")
+    layout = derive_tensor_map(index.config, index.shapes).layout
+    return CompressionPlan(layout, tuple(map(pruning_groups, kept)), "any")
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=["12 of 16", "8 of 16", "5 of 16"])
+def test_masked_answers_and_sizes_are_those_of_the_written_checkpoint(bench, inputs, tmp_path, kept):
+    plan = make_plan(inputs, kept)
+    check = bench.check(plan)
+    assert (check.num_items, check.num_different) == (24, 0) and check.largest < 1e-4
+    bench._write(plan, tmp_path / "written")
+    files = {name: inputs / "domains" / name / "benchmark.jsonl" for name in ("medical", "code")}
+    tasks = [load_task(name, file) for name, file in files.items()]
+    written = evaluate_checkpoint(tmp_path / "written", tasks, {})
+    for task, items in bench.answer(plan).items():
+        assert [item.chosen for item in items] == [item.chosen for item in written.items_of(task)]
+    before, after = measure_size(inputs / "model"), measure_size(tmp_path / "written")
+    assert bench.size(plan) == {
+        "size_ratio": pytest.approx(after.num_bytes / before.num_bytes),
+        "parameter_ratio": pytest.approx(after.num_parameters / before.num_parameters),
+    }
+
+
+def test_what_gates_may_ask_of_a_plan(bench, inputs):
+    measured = bench.measure(make_plan(inputs, KEPT[1]))
+    kinds = ("accuracy", "share_kept", "difference", "perplexity_ratio", "kl", "top1_agreement")
+    expected = {f"{kind}.{task}" for kind in kinds for task in ("medical", "code", "domain")}
+    assert set(measured) == expected | {"size_ratio", "parameter_ratio"}
+    assert measured["kl.domain"] == measured["kl.medical"] > 0
+    everything = bench.measure(make_plan(inputs, (range(16), range(16))))
+    assert everything["difference.domain"] == 0 and everything["perplexity_ratio.domain"] == pytest.approx(1)
+    assert everything["kl.domain"] == pytest.approx(0, abs=1e-5) and everything["size_ratio"] == pytest.approx(
+        1, rel=1e-3
+    )
