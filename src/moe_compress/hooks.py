@@ -68,7 +68,7 @@ class RunKeyHooks:
             check_parts(parameters, domain, pipeline)
             if f"{domain}.candidate_evaluation" in pipeline.all_outputs():
                 check_evaluation(parameters, domain)
-            if f"{domain}.registered" in pipeline.all_outputs():
+            if {f"{domain}.registered", f"{domain}.candidate_checkpoint"} & pipeline.all_outputs():
                 self._lock.acquire(domain)
             rows = find_demonstrations(parameters, domain, catalog)
             folder = catalog["domains_folder"].load()
@@ -87,15 +87,18 @@ class RunKeyHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Remove what a collection or tuning could go on from, now that what came of it is saved."""
+        if "tune_folder" in pipeline.inputs():
+            from moe_compress.pipelines.tune import remove_finished as remove_tuned
+
+            for name in pipeline.all_outputs():
+                domain, _, value = name.partition(".")
+                if value == "candidate_checkpoint":
+                    remove_tuned(catalog["tune_folder"].load() / domain)
         self._lock.release()
         if "collect_folder" in pipeline.inputs():
             from moe_compress.collection.resume import remove_finished
 
             remove_finished(catalog["collect_folder"].load())
-        if "tune_folder" in pipeline.inputs():
-            from moe_compress.tuning.work import remove_finished as remove_tuned
-
-            remove_tuned(catalog["tune_folder"].load())
 
 
 def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, ...]:

@@ -155,7 +155,13 @@ def test_a_benchmarks_definition_is_part_of_the_key_of_those_who_ask_it(folder):
     changed_one, changed_other = copy.deepcopy(before), copy.deepcopy(before)
     changed_one["benchmarks"]["definitions"]["one"]["num_fewshot"] = 3
     changed_other["benchmarks"]["definitions"]["other"]["num_fewshot"] = 3
-    assert changed(keys(folder, before), keys(folder, changed_one)) == {"baseline", "pruned", "candidate", "run", "sweep"}
+    assert changed(keys(folder, before), keys(folder, changed_one)) == {
+        "baseline",
+        "pruned",
+        "candidate",
+        "run",
+        "sweep",
+    }
     assert changed(keys(folder, before), keys(folder, changed_other)) == set()
     assert changed(keys(folder, before, domain="math"), keys(folder, changed_one, domain="math")) == set()
 

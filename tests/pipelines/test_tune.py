@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import mlflow
-import pytest
 from tests.pipelines.conftest import write_rows
 
 from moe_compress.evaluation.benchmarks import BenchmarkRequest
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
-from moe_compress.pipelines.tune import choose_device, find_measured, find_texts
+from moe_compress.pipelines.tune import DONE, choose_device, find_measured, find_texts, remove_finished
 from moe_compress.registry.versions import resolve
 from moe_compress.tuning.settings import TuneSettings
 from moe_compress.tuning.texts import leave_out_measured
@@ -28,9 +27,14 @@ def weights(folder):
 
 
 def test_tuning_changes_the_weights_and_not_the_plan(project):
+    """First a run without: nothing is loaded, copied or measured twice for it."""
     assert project.prune().exit_code == 0
     [before] = project.find("06_models/medical/*/checkpoint")
-    assert project.find("02_intermediate/tune/*") == []
+    assert len(project.find("07_model_output/evaluations/medical/*/evaluation.json")) == 1
+    [record] = project.find("06_models/medical/*/tuning.json")
+    assert json.loads(record.read_text()) == []
+    assert project.find("02_intermediate/tune/medical") == []
+
     result = project.prune(*TUNE)
     assert result.exit_code == 0, result.output
     assert len(project.find("05_model_input/plans/medical/*/plan.json")) == 1
@@ -38,7 +42,8 @@ def test_tuning_changes_the_weights_and_not_the_plan(project):
     assert registered().endswith(str(after.relative_to(project.folder)))
     assert weights(after).keys() == weights(before).keys() and weights(after) != weights(before)
     assert (after / "config.json").read_bytes() == (before / "config.json").read_bytes()
-    assert project.find("02_intermediate/tune/*") == []
+    assert len(project.find("07_model_output/evaluations/medical/*/evaluation.json")) == 2
+    assert project.find("02_intermediate/tune/medical/*") == []
 
     run = mlflow.search_runs(search_all_experiments=True, order_by=["attributes.start_time DESC"]).iloc[0]
     assert run["params.tune.steps"] == "4"
@@ -49,31 +54,6 @@ def test_tuning_changes_the_weights_and_not_the_plan(project):
     assert "byte-identical" in (before / "README.md").read_text()
     card = (after / "README.md").read_text()
     assert "byte-identical" not in card and "Tuned after that" in card
-
-    written = {path: path.stat().st_mtime_ns for path in project.find("06_models/**/*.safetensors")}
-    assert project.prune(*TUNE).exit_code == 0
-    assert {path: path.stat().st_mtime_ns for path in project.find("06_models/**/*.safetensors")} == written
-
-
-def test_without_tuning_the_pruned_model_is_measured_once(project):
-    assert project.prune().exit_code == 0
-    assert len(project.find("07_model_output/evaluations/medical/*/evaluation.json")) == 1
-    [record] = project.find("06_models/medical/*/tuning.json")
-    assert json.loads(record.read_text()) == []
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        (("tune.stepz=4",), "stepz"),
-        (("tune.steps=4", "tune.text=nowhere.jsonl"), "no file nowhere.jsonl; correct tune.text"),
-        (("tune.steps=4", "tune.kind=qlora"), "tune.kind"),
-    ],
-)
-def test_a_wrong_request_fails_before_anything_runs(project, params, message):
-    result = project.prune(*params)
-    assert result.exit_code == 1 and message in result.output
-    assert project.find("04_feature/statistics/medical/*") == []
 
 
 def test_further_texts_are_read_and_what_is_measured_with_is_left_out(tmp_path):
@@ -94,3 +74,11 @@ def test_further_texts_are_read_and_what_is_measured_with_is_left_out(tmp_path):
 
 def test_a_device_that_is_named_is_taken():
     assert choose_device("cpu") == "cpu" and choose_device("auto") in ("cpu", "cuda")
+
+
+def test_only_what_is_done_is_removed(tmp_path):
+    for name in ("open", "over"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "over" / DONE).touch()
+    remove_finished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["open"]

@@ -61,6 +61,7 @@ def assert_refused(project, result, *parts):
         (["collect.batch_size=0"], ["collect.batch_size", "greater than or equal to 1"]),
         (["select.seed=-1"], ["select.seed", "greater than or equal to 0"]),
         (["collect.statistics=[embeding]"], ["no statistic 'embeding'", "did you mean 'embedding'"]),
+        (["tune.steps=4", "tune.text=nowhere.jsonl"], ["no file nowhere.jsonl; correct tune.text"]),
         (["base_model=data/01_raw/nowhere"], ["data/01_raw/nowhere", "config.json"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.reporting.conftest import make_comparison
+from tests.reporting.test_table import words
 
 from moe_compress.reporting.report import write_html
 from moe_compress.reporting.tuning import TuningReport
@@ -26,6 +27,24 @@ def test_the_page_shows_the_three_models(report, tmp_path):
     section = page.partition("<h2>Tuning</h2>")[2].partition("</section>")[0]
     assert "6.412 → 9.87 → 6.488" in section
     assert section.index(">medical") < section.index(">code")
+
+
+def test_the_terminal_shows_the_model_before_and_after(report):
+    lines = words(with_tuning(report))
+    place = lines.index("Tuning")
+    assert "medical 80.0 % 79.0 % -1.0 (-3.5 to +1.5) 9.87 → 6.49" in lines[place:]
+    assert "Tuning" not in words(report)
+
+
+def test_the_lineage_and_the_metrics_tell_of_the_model_before(report):
+    tuning = with_tuning(report).tuning
+    digest = {"weights_digest": "d"}
+    assert replace(tuning, pruned=replace(tuning.pruned, provenance=digest)).lineage == {
+        "pruned_weights_digest": "d"
+    }
+    found = tuning.as_metrics()
+    assert found["pruned.perplexity.medical"] == 9.87 and found["tuning.loss_after"] == 0.58
+    assert found["pruned.accuracy.medical"] == report.candidate.accuracy("medical")
 
 
 def test_training_is_told_in_words(report):

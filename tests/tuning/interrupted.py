@@ -20,6 +20,6 @@ def die_after(checkpoint):
 
 
 if __name__ == "__main__":
-    folder, work, step, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    folder, work, step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     threading.Thread(target=die_after, args=(work / f"checkpoint-{step}",), daemon=True).start()
-    run(folder, work, make_settings(kind=kind, steps=12))
+    run(folder, work, make_settings(kind="lora", steps=12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from moe_compress.types import (
     TuningRecord,
     digest_of,
 )
+
+DONE = "done"
+"""A file that tells which tunings' folders hold nothing to go on from."""
 
 
 def tune_checkpoint(
@@ -52,14 +56,14 @@ def tune_checkpoint(
     from moe_compress.collection.estimate import free_device_bytes
     from moe_compress.families.derive import derive_layout
     from moe_compress.tuning.texts import leave_out_measured
-    from moe_compress.tuning.tune import Pruned, refuse, tune
+    from moe_compress.tuning.tune import Pruned, tune
 
     index = read_index(checkpoint.path)
-    refuse(index.config)
     texts = find_texts(demonstrations, settings)
     kept = leave_out_measured(texts, find_measured(domains_folder, evaluate, own, public))
     settings = settings.model_copy(update={"device": choose_device(settings.device)})
-    work = tune_folder / digest_of([checkpoint.identity, base_model.identity, kept, settings.model_dump()])[:16]
+    key = digest_of([checkpoint.identity, base_model.identity, kept, settings.model_dump()])
+    work = tune_folder / own.name / key[:16]
     tuned = tune(
         Pruned(checkpoint.path, index.config, derive_layout(index.config, index.shapes)),
         (base_model.path, read_index(base_model.path).config),
@@ -70,7 +74,14 @@ def tune_checkpoint(
         free_device_bytes(torch.device(settings.device)),
     )
     rewrite = plan_values(index, tuned.folder, tuned.tied, work / "staged", plan.digest)
+    (work / DONE).touch()
     return rewrite, (tuned.record,)
+
+
+def remove_finished(folder: Path) -> None:
+    """Remove the folders of a domain's tunings that are done; to be called when their checkpoints are published."""
+    for done in folder.glob(f"*/{DONE}"):
+        shutil.rmtree(done.parent)
 
 
 def choose_device(asked: str) -> str:

@@ -26,6 +26,7 @@ def render_terminal(report: CompressionReport) -> RenderableType:
         Text(),
         _size_table(report),
         _quality_table(report),
+        *_tuning_tables(report),
         _gates_table(report),
     )
 
@@ -110,6 +111,23 @@ def _quality_cells(row: QualityRow) -> tuple[Text | str, ...]:
         wording.percent(result.share_kept),
         perplexity,
     )
+
+
+def _tuning_tables(report: CompressionReport) -> list[RenderableType]:
+    """Return what tuning changed of the pruned model; nothing where nothing was tuned."""
+    if report.tuning is None:
+        return []
+    table = make_table("Tuning", "Task", "Pruned", "Tuned", "Difference", "Perplexity")
+    for row in report.tuning.rows(report.target_names, report.baseline, report.candidate):
+        cells = [wording.MISSING] * 3
+        if result := row.regained:
+            interval = wording.points_interval(result.difference_low, result.difference_high)
+            shares = (result.baseline_accuracy, result.candidate_accuracy)
+            cells = [*map(wording.percent, shares), f"{wording.points(result.difference)} ({interval})"]
+        perplexity = " → ".join(wording.number(value, 3) for value in row.perplexities[1:])
+        style = "bold" if row.name in report.target_names else ""
+        table.add_row(Text(row.name), *cells, perplexity, style=style)
+    return [table, Padding(Text(report.tuning.summary), (0, 1, 1, 1))]
 
 
 def _gates_table(report: CompressionReport) -> Table:

@@ -56,7 +56,7 @@ def train(objective: Objective, texts: EncodedTexts, settings: TuneSettings, fol
         EvaluationError: if the loss is no finite number.
         ResourceError: if the device's memory runs out.
     """
-    objective.to("cpu" if settings.device == "cpu" or not torch.cuda.is_available() else "cuda")
+    objective.to(settings.device)
     validation = _batches(texts.validation, settings.batch_size)
     try:
         before = measure_loss(objective, validation)

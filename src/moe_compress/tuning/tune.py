@@ -22,7 +22,6 @@ from moe_compress.tuning.parts import merge_adapters, prepare_student
 from moe_compress.tuning.settings import TuneSettings
 from moe_compress.tuning.texts import encode_texts
 from moe_compress.tuning.train import train
-from moe_compress.tuning.work import alone
 from moe_compress.types import MoELayout, TuningRecord
 
 _SAVED = "saved"
@@ -79,7 +78,7 @@ def tune(
     Raises:
         UnsupportedModelError: if the checkpoint is quantised, or has none of what is to be trained.
         ParameterError: if several processes were started, or what is asked for is not installed.
-        ResourceError: if the memory does not suffice, or another process is at the same tuning.
+        ResourceError: if the memory does not suffice.
         DataError: if there are too few texts.
         EvaluationError: if the loss is no finite number.
     """
@@ -89,28 +88,27 @@ def tune(
     )
     longest = max(map(len, encoded.training + encoded.validation))
     _check_memory(pruned, base[1], settings, longest, free_bytes)
-    with alone(work):
-        set_seed(settings.seed)  # of the added matrices
-        student = prepare_student(_load(pruned.folder, settings), pruned.config, settings)
-        teacher = _load(base[0], settings).eval() if settings.objective == "distill" else None
-        objective = Objective(student, teacher, settings)
-        trained = objective.trained()
-        course = train(objective, encoded, settings, work)
-        record = TuningRecord(
-            course=course,
-            num_training=len(encoded.training),
-            num_validation=len(encoded.validation),
-            num_left_out=num_left_out,
-            num_trained=sum(value.numel() for value in trained.values()),
-            num_parameters=sum(p.numel() for name, p in student.named_parameters() if ".lora_" not in name),
-            adapted=_describe(trained) if settings.kind == "lora" else (),
-        )
-        if course.best_step == 0:
-            return Tuned(record, None, {})
-        model = merge_adapters(student)
-        shutil.rmtree(work / _SAVED, ignore_errors=True)
-        model.save_pretrained(work / _SAVED)
-        return Tuned(record, work / _SAVED, dict(model.all_tied_weights_keys))
+    set_seed(settings.seed)  # of the added matrices
+    student = prepare_student(_load(pruned.folder, settings), pruned.config, settings)
+    teacher = _load(base[0], settings).eval() if settings.objective == "distill" else None
+    objective = Objective(student, teacher, settings)
+    trained = objective.trained()
+    course = train(objective, encoded, settings, work)
+    record = TuningRecord(
+        course=course,
+        num_training=len(encoded.training),
+        num_validation=len(encoded.validation),
+        num_left_out=num_left_out,
+        num_trained=sum(value.numel() for value in trained.values()),
+        num_parameters=sum(p.numel() for name, p in student.named_parameters() if ".lora_" not in name),
+        adapted=_describe(trained) if settings.kind == "lora" else (),
+    )
+    if course.best_step == 0:
+        return Tuned(record, None, {})
+    model = merge_adapters(student)
+    shutil.rmtree(work / _SAVED, ignore_errors=True)
+    model.save_pretrained(work / _SAVED)
+    return Tuned(record, work / _SAVED, dict(model.all_tied_weights_keys))
 
 
 def refuse(config: Mapping[str, Any]) -> None:
