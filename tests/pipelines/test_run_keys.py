@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.pipelines import run_keys
+from moe_compress.pipelines.key_parts import key_parts
 from moe_compress.pipelines.run_keys import check_tuning, evaluated_tasks, requests_of, stage_keys
 from moe_compress.tuning.settings import TuneSettings
 
@@ -258,6 +260,19 @@ def test_other_demonstrations_are_tuned_on_even_where_the_plan_is_given(folder):
     assert {"tune", "candidate", "run"} == changed(before, keys(folder, given)) - {"collect", *SWEEPS}
     sampled = given | {"data": {"sample": 3}}
     assert "tune" in changed(keys(folder, given), keys(folder, sampled))
+
+
+def test_what_tuning_depends_on_is_told_where_something_is_tuned(folder, tmp_path):
+    def told(**settings):
+        parameters = PARAMETERS | {"benchmarks": {}, "tune": TUNED["tune"] | settings}
+        parts = key_parts(parameters, "medical", {"medical": tmp_path / "none"}, folder)
+        return json.loads(parts["parameters.tune"])
+
+    assert told(steps=0, kind="lora") == {}
+    assert told()["steps"] == 9 and "peft" not in told()["libraries"]
+    assert told(kind="lora")["libraries"]["peft"]
+    (tmp_path / "more.jsonl").write_text("one")
+    assert told(text=str(tmp_path / "more.jsonl"))["text_digest"] not in (None, "absent")
 
 
 def test_texts_that_are_not_there_are_refused():
