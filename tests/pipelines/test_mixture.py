@@ -46,8 +46,11 @@ def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clin
     assert version.tags["domains"] == "general+medical"
     card = (project.find("06_models/clinic/*/checkpoint/README.md")[0]).read_text()
     assert "compressed for **medical, general**" in card
-    # Other weights: another plan of the same statistics.
-    assert project.prune("select.weights=max_min", domain="clinic").exit_code == 0
+    # Other weights: another plan of the same statistics; what it makes is tuned on the texts of both domains.
+    tune = ("tune.steps=2", "tune.device=cpu", "tune.validation=0.25")
+    assert project.prune("select.weights=max_min", *tune, domain="clinic").exit_code == 0
+    records = [json.loads(path.read_text()) for path in project.find("06_models/clinic/*/tuning.json")]
+    assert sorted((r["num_training"], r["num_validation"]) for record in records for r in record) == [(18, 6)]
     plans = [json.loads(p.read_text()) for p in project.find("05_model_input/plans/clinic/*/plan.json")]
     assert len(plans) == 2
     assert len(project.find("04_feature/statistics/*/*/statistics.safetensors")) == 2

@@ -129,8 +129,8 @@ def evaluate_pruned(
     own: DomainParameters,
     public: BenchmarkRequest,
 ) -> EvaluationResult:
-    """Return the evaluation of the pruned model before it was tuned; the candidate's own if it was not."""
-    if checkpoint == candidate_checkpoint:
+    """Return the evaluation of the pruned model before it was tuned; the candidate's own if that is the same model."""
+    if checkpoint.identity == candidate_checkpoint.identity:
         return candidate
     return evaluate_model(checkpoint, domains_folder, parameters, own, candidate, public)
 
