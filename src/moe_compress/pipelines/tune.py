@@ -129,7 +129,7 @@ def evaluate_pruned(
     own: DomainParameters,
     public: BenchmarkRequest,
 ) -> EvaluationResult:
-    """Return the evaluation of the pruned model before it was tuned; the candidate's own if that is the same model."""
+    """Return the evaluation of the pruned model before it was tuned; the candidate's own if they are the same."""
     if checkpoint.identity == candidate_checkpoint.identity:
         return candidate
     return evaluate_model(checkpoint, domains_folder, parameters, own, candidate, public)
