@@ -17,7 +17,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/pip install --quiet $(shell grep '^torch==' constraints.txt)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,reference]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,reference,benchmarks,servers]'
 	touch $@
 
 run: setup
@@ -27,8 +27,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -36,6 +36,7 @@ benchmarks: setup
 	$(BIN)/python -m benchmarks.collect
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.plan
+	$(BIN)/python -m benchmarks.select
 
 results: setup
 	$(BIN)/kedro run --pipelines=results

@@ -48,6 +48,8 @@ class Size:
 
 CPU_SIZE = Size(hidden=1024, inner=384, experts=32, layers=4, tokens=4096)  # 2048 and 768 in Qwen3-30B
 GPU_SIZE = Size(hidden=2048, inner=768, experts=128, layers=6, tokens=16384)
+QWEN3_30B_LAYER = Size(hidden=2048, inner=768, experts=32, layers=1, tokens=4096)  # 128 experts, top-8
+DEEPSEEK_LITE_LAYER = Size(hidden=2048, inner=1408, experts=32, layers=2, tokens=4096)  # 64 experts, top-6
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ def make_qwen3(size: Size, layers: int | None = None, experts: int | None = None
     )
 
 
-def make_deepseek(size: Size) -> Any:
+def make_deepseek(size: Size, inner: int | None = None, top_k: int = 4) -> Any:
     """Return a random DeepSeek-V3."""
-    inner = size.inner * 3 // 4  # narrower than Qwen's: 2048 of 7168
+    inner = inner or size.inner * 3 // 4  # narrower than Qwen's: 2048 of 7168
     return DeepseekV3ForCausalLM(
         DeepseekV3Config(
             vocab_size=VOCABULARY,
@@ -121,7 +123,7 @@ def make_deepseek(size: Size) -> Any:
             num_attention_heads=size.hidden // 64,
             num_key_value_heads=size.hidden // 64,
             n_routed_experts=size.experts,
-            num_experts_per_tok=4,
+            num_experts_per_tok=top_k,
             n_shared_experts=1,
             n_group=4,
             topk_group=2,
@@ -204,6 +206,37 @@ def compare_with_forward(device: torch.device, size: Size, folder: Path) -> Iter
             yield from time_one(f"{family} {millions:.0f}M {name}", files, layout, dtype, device, size, folder)
 
 
+@torch.inference_mode()
+def run_plain(model: Any, batches: Sequence[Batch], device: torch.device) -> None:
+    """Run the model without its head."""
+    for batch in batches:
+        ready = batch.to(device)
+        model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
+
+
+def compare_real_layers(device: torch.device, folder: Path) -> Iterator[Claim]:
+    """Time a plain forward pass and resident collection, in turns, where layers are as wide as real models' are."""
+    sizes = QWEN3_30B_LAYER, DEEPSEEK_LITE_LAYER
+    for name, dtype in DTYPES.items():
+        models = make_qwen3(sizes[0], top_k=8), make_deepseek(sizes[1], inner=sizes[1].inner, top_k=6)
+        for label, size, made in zip(("Qwen3-30B-A3B", "DeepSeek-V2-Lite"), sizes, models, strict=True):
+            files, layout, _ = save(made, dtype, folder / f"{label}-{name}")
+            yield time_resident(f"layer of {label} {name}", files, layout, dtype, device, size)
+
+
+def time_resident(
+    label: str, files: CheckpointFiles, layout: MoELayout, dtype: torch.dtype, device: torch.device, size: Size
+) -> Claim:
+    """Time resident collection alone."""
+    model, domains = load_resident(files.folder, device, dtype), {"one": make_batches(size.tokens)}
+    plain, inside = time_in_turns(
+        device,
+        lambda: run_plain(model, domains["one"], device),
+        lambda: collect_resident(model, domains, {"one": start_sums(layout, domains["one"])}, Quiet()),
+    )
+    return Claim(f"(a) resident / forward, {label}", inside / plain, 1.05, note=f"{inside:.3f} s / {plain:.3f} s")
+
+
 def time_one(
     label: str,
     files: CheckpointFiles,
@@ -219,11 +252,8 @@ def time_one(
     streamed = StreamedModel(files, dtype, device)
     read = []
 
-    @torch.inference_mode()
     def forward() -> None:
-        for batch in domains["one"]:
-            ready = batch.to(device)
-            model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
+        run_plain(model, domains["one"], device)
 
     def resident() -> None:
         collect_resident(model, domains, {"one": start_sums(layout, domains["one"])}, Quiet())
@@ -323,9 +353,7 @@ def run_all_experts(model: Any, batches: Sequence[Batch], device: torch.device) 
             weights_TK[ids_TK == expert].sum()
 
     handles = [layer.mlp.register_forward_hook(observe) for layer in model.base_model.layers]
-    for batch in batches:
-        ready = batch.to(device)
-        model.base_model(ready.input_ids_BS, attention_mask=ready.mask_BS, use_cache=False)
+    run_plain(model, batches, device)
     for handle in handles:
         handle.remove()
 
@@ -362,6 +390,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for compare in (
             lambda: compare_with_forward(device, size, Path(folder)),
+            lambda: compare_real_layers(device, Path(folder)),
             lambda: compare_depths(device, Path(folder)),
             lambda: compare_with_all_experts(device, Path(folder)),
         ):

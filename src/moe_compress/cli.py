@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import copy
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -15,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.utils import find_kedro_project
-from kedro.validation.exceptions import ParameterValidationError
-from pydantic import ValidationError
 
+from moe_compress.command_line import describe, fail
+from moe_compress.compress_commands import compress
 from moe_compress.errors import MoeCompressError
-from moe_compress.registry.client import without_credentials
+from moe_compress.plan_commands import plan
+from moe_compress.tracking_commands import SERVER_AWAY, send_kept, tracking
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -45,34 +45,17 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
             names = [*options["pipelines"], *filter(None, [options["pipeline"]])]
             check_pipelines(names)
             options |= {"pipelines": without_collecting(names, options), "pipeline": None}
-            return kedro(**options)
+            result = kedro(**options)
         except Exception as error:
             close_tracking()
+            send_kept()
             fail(describe(error))
+        delivery = send_kept()
+        if delivery and delivery.registrations:
+            sys.exit(SERVER_AWAY)
+        return result
 
     return run
-
-
-def describe(error: Exception) -> str:
-    """Return what a user can mend as one sentence.
-
-    Raises:
-        Exception: the error itself, if it is none of a user's making.
-    """
-    if isinstance(error, ParameterValidationError):
-        return describe_validation(str(error))
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MoeCompressError):
-            return str(cause)
-        if isinstance(cause, ValidationError):
-            return describe_fault(cause.title, cause.errors()[0]["loc"], cause.errors()[0]["msg"])
-        if isinstance(cause, MissingConfigException):
-            return f"{' '.join(str(cause).split())}; see conf/ for the environments there are"
-        if type(cause).__name__ == "MlflowException":
-            return without_credentials(f"MLflow failed: {' '.join(str(cause).split())}; check MLFLOW_TRACKING_URI")
-        cause = cause.__cause__
-    raise error
 
 
 def track_nowhere() -> None:
@@ -131,27 +114,8 @@ def without_collecting(names: Sequence[str], options: Mapping[str, Any]) -> list
     parameters = loader["parameters"]
     wanted = names or [name for name in ("prune_medical",) if name in pipelines]
     given = {f"prune_{domain}" for domain in parameters["domains"] if find_source(parameters, domain)}
-    return [f"apply_{name.removeprefix('prune_')}" if name in given else name for name in wanted]
-
-
-def describe_validation(message: str) -> str:
-    """Return Kedro's report of a bad parameter as one sentence: the parameter, what is wrong, the next step."""
-    found = re.search(r"parameter '(?P<block>[^']+)': .*?\n(?P<key>\S+)\n\s+(?P<fault>[^\[]+)\[", message, re.S)
-    if not found:
-        return " ".join(message.split())
-    return describe_fault(found["block"], (found["key"],), found["fault"])
-
-
-def describe_fault(block: str, place: Sequence[int | str], fault: str) -> str:
-    """Return what is wrong with one parameter as one sentence."""
-    said = "is not a parameter" if "Extra inputs" in fault else fault.strip().lower()
-    return f"{'.'.join(map(str, (block, *place)))}: {said}; see conf/base for the parameters there are"
-
-
-def fail(message: str) -> None:
-    """Print one sentence to standard error and exit with code 1."""
-    click.secho(f"Error: {message}", fg="red", err=True)
-    sys.exit(1)
+    applied = {name: f"apply_{name.removeprefix('prune_')}" for name in given}
+    return [applied[name] if applied.get(name) in pipelines else name for name in wanted]
 
 
 run = copy.copy(kedro_run)
@@ -161,4 +125,11 @@ run.params = [
 ]
 assert kedro_run.callback is not None
 run.callback = run_resumably(kedro_run.callback)
+run.epilog = (
+    "Exit codes: 0 done, 1 failed (a gate's failure among others), 2 wrong usage, "
+    f"{SERVER_AWAY} done but for the registration, which the registry could not take: kedro tracking sync."
+)
 cli.add_command(run)
+cli.add_command(plan)
+cli.add_command(tracking)
+cli.add_command(compress)

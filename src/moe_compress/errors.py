@@ -51,3 +51,7 @@ class GateFailedError(MoeCompressError):
 
 class RegistryError(MoeCompressError):
     """The model registry refused a request or holds something inconsistent."""
+
+
+class RegistryAwayError(RegistryError):
+    """The tracking server or its store does not answer; the same call may succeed later."""

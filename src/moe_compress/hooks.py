@@ -6,7 +6,7 @@ import shlex
 import time
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
@@ -18,11 +18,15 @@ from kedro.pipeline.node import Node
 
 from moe_compress.errors import ParameterError
 from moe_compress.pipelines.parameters import plain
+from moe_compress.pipelines.run_lock import RunLock
 from moe_compress.registry.tracking import flatten_parameters
 
 
 class RunKeyHooks:
     """Derives the run's keys from its inputs, and sets them on every keyed dataset before a node runs."""
+
+    def __init__(self) -> None:
+        self._lock = RunLock()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -53,29 +57,37 @@ class RunKeyHooks:
         Raises:
             MoeCompressError: if the request cannot be met, or there is nothing to take a digest of.
         """
-        from moe_compress.datasets import RowsDataset
+        from moe_compress.pipelines.benchmarks import check_evaluation
+        from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
         from moe_compress.pipelines.run_keys import check_selection, stage_keys
 
         parameters = plain(catalog["parameters"].load())
         for domain in find_domains(pipeline, parameters):
             check_selection(parameters, domain)
             check_origin(parameters, domain, pipeline)
-            rows = cast(RowsDataset, catalog[f"{domain}.demonstration_rows"])
-            keys = stage_keys(
-                parameters,
-                domain,
-                catalog["base_model"].load().identity,
-                rows.path,
-                catalog["domains_folder"].load(),
-            )
+            check_parts(parameters, domain, pipeline)
+            if f"{domain}.candidate_evaluation" in pipeline.all_outputs():
+                check_evaluation(parameters, domain)
+            if f"{domain}.registered" in pipeline.all_outputs():
+                self._lock.acquire(domain)
+            rows = find_demonstrations(parameters, domain, catalog)
+            folder = catalog["domains_folder"].load()
+            keys = stage_keys(parameters, domain, catalog["base_model"].load().identity, rows, folder)
+            keys |= as_keys(key_parts(parameters, domain, rows, folder))
             for name in pipeline.datasets():
                 dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
                 if dataset is not None and hasattr(dataset, "bind"):
                     dataset.bind({**keys, "command": describe_command(run_params)})
 
     @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Let another run of the domain go."""
+        self._lock.release()
+
+    @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Remove what a collection could go on from, now that its statistics are saved."""
+        self._lock.release()
         if "collect_folder" in pipeline.inputs():
             from moe_compress.collection.resume import remove_finished
 
@@ -104,6 +116,21 @@ def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, .
     return found
 
 
+def check_parts(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:
+    """Check that a mixture's pipeline collects the domains that its parameters name.
+
+    Raises:
+        ParameterError: if it was built for others, because --params or another environment name them differently.
+    """
+    named = set(parameters["domains"][domain].get("of") or ())
+    built = {name.partition(".")[0] for name in pipeline.datasets() if name.endswith(".statistics")} - {domain}
+    if named and named != built:
+        raise ParameterError(
+            f"domains.{domain}.of is {', '.join(sorted(named))}, but the pipeline was built for "
+            f"{', '.join(sorted(built))}, as another file of conf/ says; give each mixture a name of its own"
+        )
+
+
 def check_origin(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:
     """Check that a pipeline makes a plan from statistics where none is given.
 
@@ -129,11 +156,25 @@ def describe_command(run_params: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
+KEPT = "data/09_tracking"
+"""Where a project keeps what its tracking server could not take."""
+
+
 class TrackingHooks:
-    """Tells MLflow the run's parameters in full, its code's commit, and how long each node took."""
+    """Tells MLflow the run's parameters in full, its code's commit, and what each node took of time and memory."""
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
+        self._num_nodes = 0
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Make tracking survive its server, before kedro-mlflow first talks to it."""
+        from moe_compress.registry.client import prepare_environment
+        from moe_compress.registry.offline import keep_what_cannot_be_sent
+
+        prepare_environment()
+        keep_what_cannot_be_sent(context.project_path / KEPT)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -145,9 +186,11 @@ class TrackingHooks:
         if mlflow.active_run() is None:
             return
         parameters = plain(catalog["parameters"].load())
+        self._num_nodes = 0
         used = {name.removeprefix("params:").partition(".")[0] for name in pipeline.datasets()}
         log_run(
-            params={name: value for name, value in parameters.items() if name in used},
+            # Definitions of benchmarks are hundreds of values, and in the run's keys.
+            params={name: value for name, value in parameters.items() if name in used - {"benchmarks"}},
             metrics={},
             tags={**run_provenance(Path.cwd()), "env": run_params.get("env") or "local"},
         )
@@ -159,12 +202,9 @@ class TrackingHooks:
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        """Log the node's seconds."""
-        import mlflow
-
-        from moe_compress.registry.client import mlflow_client
+        """Log the node's seconds, and the most memory that was held so far."""
+        from moe_compress.registry.tracking import log_step, peak_memory
 
         seconds = time.perf_counter() - self._started.pop(node.name)
-        if mlflow.active_run() is not None:
-            with mlflow_client(f"log the seconds of {node.name}"):
-                mlflow.log_metric(f"seconds.{node.name}", seconds)
+        self._num_nodes += 1
+        log_step({f"seconds.{node.name}": seconds, **peak_memory()}, self._num_nodes)

@@ -13,10 +13,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Return name -> pipeline; a new block under `domains` in any environment is a new pipeline."""
     from moe_compress.pipelines import prune, results, train_reference
 
-    domains = configured_domains()
+    blocks = configured_domains()
+    domains = tuple(name for name, parts in blocks.items() if not parts)
     pipelines = {f"prune_{domain}": prune.create_pipeline(domain) for domain in domains}
+    mixtures = {name: parts for name, parts in blocks.items() if parts}
     return {
         **pipelines,
+        **{f"prune_{name}": prune.create_mixture_pipeline(name, parts) for name, parts in mixtures.items()},
         **{f"apply_{domain}": prune.create_given_pipeline(domain) for domain in domains},
         **{f"sweep_{domain}": prune.create_sweep_pipeline(domain) for domain in domains},
         **{f"collect_{domain}": prune.create_collect_pipeline(domain) for domain in domains},
@@ -28,10 +31,22 @@ def register_pipelines() -> dict[str, Pipeline]:
     }
 
 
-def configured_domains() -> tuple[str, ...]:
-    """Return the names under `domains` in the parameter files of all environments, sorted."""
+def configured_domains() -> dict[str, tuple[str, ...]]:
+    """Return the names under `domains` in the parameter files of all environments, sorted, and what each mixes.
+
+    Where several environments name the parts of one mixture, `local` is heeded first and `base` last.
+    """
     root = find_kedro_project(Path.cwd()) or Path.cwd()
-    files = sorted((root / "conf").glob("*/parameters*.yml"))
+    files = sorted((root / "conf").glob("*/parameters*.yml"), key=lambda path: (_rank(path.parent.name), path))
     blocks = (OmegaConf.to_container(OmegaConf.load(path)) for path in files)
-    domains = (block["domains"] for block in blocks if isinstance(block, dict) and block.get("domains"))
-    return tuple(sorted({str(name) for block in domains for name in block}))
+    parts: dict[str, tuple[str, ...]] = {}
+    for block in blocks:
+        domains = block.get("domains") if isinstance(block, dict) else None
+        for name, domain in (domains or {}).items():
+            said = (domain or {}).get("of")
+            parts[str(name)] = parts.get(str(name), ()) if said is None else tuple(map(str, said))
+    return dict(sorted(parts.items()))
+
+
+def _rank(environment: str) -> int:
+    return {"base": 0, "local": 2}.get(environment, 1)

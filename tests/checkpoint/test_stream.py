@@ -11,18 +11,21 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scipy.stats import kstest
 from tests.checkpoint.conftest import LAYERS, make_map, make_plan, make_tensors
 
-from moe_compress.checkpoint import copying
+from moe_compress.checkpoint import copying, pieces
 from moe_compress.checkpoint.index import read_index
+from moe_compress.checkpoint.jobs import ByteRange, Mean
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import _lock, write_checkpoint
 from moe_compress.errors import CheckpointError
-from moe_compress.types import ExpertGroup
+from moe_compress.types import ExpertGroup, RouterNoise
 
 
 def planned(source, *groups, **options):
@@ -71,6 +74,41 @@ def test_what_is_written_is_what_was_planned(source, tmp_path, max_shard_bytes):
     assert index.config == rewrite.config
     for shard in rewrite.shards:
         assert (tmp_path / "new" / shard.file).stat().st_size == shard.num_bytes
+
+
+def test_noise_goes_on_merged_router_rows_alone(source, tmp_path):
+    plan, index = make_plan(ExpertGroup((0, 2), (0.75, 0.25)), 3), read_index(source)
+
+    def write(noise):
+        folder = tmp_path / str(noise)
+        write_checkpoint(plan_rewrite(index, make_map(), replace(plan, router_noise=noise)), folder)
+        return load_all(folder)
+
+    plain, noisy, other = write(None), write(RouterNoise(0.5, 7)), write(RouterNoise(0.5, 8))
+    drawn = []
+    for name, values in plain.items():
+        if "gate" not in name:
+            np.testing.assert_array_equal(noisy[name], values)
+            continue
+        by_expert = [each if len(each) == 2 else each.T for each in (values, noisy[name], other[name])]
+        rows = np.array(by_expert, dtype=np.float64)
+        np.testing.assert_array_equal(rows[1:, 1], rows[[0, 0], 1])  # expert 3 is kept as it is
+        drawn += (rows[1:, 0] - rows[0, 0]).ravel().tolist()
+    assert len(set(np.round(drawn, 3))) == len(drawn)  # no two numbers are one draw
+    assert max(map(abs, drawn)) < 5 * 0.5
+
+
+def test_noise_is_normal_and_the_same_however_it_is_read(tmp_path, monkeypatch):
+    values = np.linspace(-1, 1, 40_000, dtype=np.float32)
+    values.tofile(tmp_path / "numbers")
+    part = ByteRange("numbers", 0, values.nbytes)
+    mean = Mean((part, part), (0.5, 0.5), epsilon=0.25, seed=(3, 4))
+    with open(tmp_path / "numbers", "rb") as file:
+        whole = b"".join(pieces.compute_blocks(mean, "F32", lambda _: file.fileno()))
+        monkeypatch.setattr(pieces, "_MEAN_BYTES", 1024)
+        assert b"".join(pieces.compute_blocks(mean, "F32", lambda _: file.fileno())) == whole
+    noise = (np.frombuffer(whole, "<f4") - values) / 0.25
+    assert kstest(noise, "norm").pvalue > 0.01
 
 
 @pytest.mark.parametrize("has_kernel_copy", [True, False])

@@ -50,7 +50,7 @@ def make_domains():
 
 def make_sums(layout, domains):
     """Return empty sums; the first domain is asked for all there is."""
-    every = ("coactivation", "embedding", "logit_gram", "max_gate_norm", "max_norm")
+    every = ("coactivation", "embedding", "logit_gram", "max_gate_norm", "max_norm", "pooled_gram")
     requests = {"one": every, "two": ()}
     return {name: start_sums(layout, batches, requests[name], 16) for name, batches in domains.items()}
 

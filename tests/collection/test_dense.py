@@ -106,7 +106,7 @@ def test_a_layer_that_was_not_inspected_is_told():
 
 
 def test_experts_that_choose_their_own_tokens_are_refused():
-    with pytest.raises(UnsupportedModelError, match=r"not handed the choice of experts, so 'embedding' cannot"):
+    with pytest.raises(UnsupportedModelError, match=r"not handed the choice of experts, so they cannot all run"):
         gather([(0,)], forward=lambda inputs: inputs)
 
 
@@ -133,7 +133,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
             demonstrations_T=torch.arange(3).repeat_interleave(9)[keep],
         )
         sums.add(row, routing)
-        sums.inspect(row, model.model.layers[row].mlp.experts.forward, inputs, routing)
+        sums.inspect(row, model.model.layers[row].mlp.experts.forward, inputs, routing, None)
         sums.finish()
         experts = model.model.layers[row].mlp.experts
         found = sums.as_statistics("toy", {}) if row == LAYERS - 1 else None
@@ -147,7 +147,7 @@ def test_embeddings_of_a_model_are_its_experts_outputs_read_slowly(build):
 
 def test_without_a_sample_nothing_is_gathered():
     sums = RoutingSums(LAYOUT, len(LENGTHS))
-    sums.inspect(0, double, torch.zeros(sum(LENGTHS), HIDDEN), make_routing())
+    sums.inspect(0, double, torch.zeros(sum(LENGTHS), HIDDEN), make_routing(), None)
     sums.finish()
     assert not sums.state()
 
@@ -158,7 +158,7 @@ def test_gathered_embeddings_add_over_shards():
         for row in range(2):
             batch = take(make_routing(row), demonstrations)
             sums.add(row, batch)
-            sums.inspect(row, double, batch.router_logits_TE[:, :HIDDEN], batch)
+            sums.inspect(row, double, batch.router_logits_TE[:, :HIDDEN], batch, None)
             sums.finish()
         return sums.as_statistics("toy", {})
 

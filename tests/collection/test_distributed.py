@@ -13,7 +13,13 @@ from tests.collection.conftest import layout_of, load_plain, make_batch, make_su
 from tests.collection.ranked import collect_rank
 
 from moe_compress.collection.collect import CollectSettings
-from moe_compress.collection.distributed import add_shards, parse_shard, refuse_empty_shards, take_share
+from moe_compress.collection.distributed import (
+    add_shards,
+    parse_shard,
+    refuse_empty_shards,
+    refuse_what_does_not_add,
+    take_share,
+)
 from moe_compress.errors import ParameterError, StatisticsError
 
 
@@ -128,3 +134,10 @@ def test_shards_are_counted_from_one():
     assert parse_shard("2/8") == (1, 8)
     with pytest.raises(ParameterError, match=r"collect\.shard is 3/2; give i/n with i from 1 to n"):
         parse_shard("3/2")
+
+
+def test_what_does_not_add_is_not_divided():
+    refuse_what_does_not_add({"one": ("elimination",)}, 1)
+    refuse_what_does_not_add({"one": ("pooled_gram",)}, 4)
+    with pytest.raises(ParameterError, match="'elimination_rank' of domain 'two' is asked for from 4 processes"):
+        refuse_what_does_not_add({"one": ("embedding",), "two": ("elimination",)}, 4)

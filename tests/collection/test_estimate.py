@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import torch
 from tests import tiny_families
-from tests.collection.conftest import CPU, layout_of, load_plain, make_domains, read_files
+from tests.collection.conftest import CPU, layout_of, load_plain, make_domains, read_files, run_streamed
 from tests.pipelines.conftest import make_tokenizer
 
 from moe_compress.collection.collect import CollectSettings, collect, find_device, find_dtype
@@ -21,7 +22,8 @@ from moe_compress.collection.estimate import (
     free_host_bytes,
     refuse_what_cannot_fit,
 )
-from moe_compress.collection.progress import LayerRecord
+from moe_compress.collection.progress import LayerRecord, Progress
+from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import StreamedModel
 from moe_compress.errors import ResourceError
 from moe_compress.types import Demonstrations
@@ -67,6 +69,42 @@ def test_estimates_count_tokens_bytes_and_layers(streamed, layout, tmp_path):
     assert "tokens" in str(found) and "very roughly" in str(found)
 
 
+SHARING = {
+    "num_kv_shared_layers": 3,
+    "num_hidden_layers": 6,
+    "layer_types": ["full_attention", "sliding_attention"] * 3,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:transformers")
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mixtral", {}),
+        ("gemma4_text", SHARING | {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 64}),
+        ("mistral_large4", {"kv_source_layers": [0, 1, 1]}),
+        ("glm_moe_dsa", {}),
+        ("deepseek_v4", {}),
+    ],
+)
+def test_what_lies_between_layers_is_not_underestimated(tmp_path, family, changes):
+    tiny_families.save(family, tmp_path / "model", **changes)
+    files, domains, work = read_files(tmp_path / "model"), make_domains(), tmp_path / "work"
+    sizes = []
+
+    class Watch(Progress):
+        def end_layer(self, num_bytes):
+            with suppress(FileNotFoundError):  # another thread deletes the layer before
+                sizes.extend(path.stat().st_size for path in work.glob("*/hidden-*"))
+
+    layout = layout_of(load_plain(family, files.folder, torch.float32, "eager"))
+    point = ResumePoint(work, "a" * 64, keep=True)
+    _, streamed = run_streamed(files, layout, domains, experts="eager", point=point, progress=Watch(1, 1))
+    expected = estimate("streamed", streamed, domains, layout, work)
+    assert expected.between_bytes == expected.disk_bytes
+    assert max(sizes) <= expected.between_bytes / 2 <= 2.5 * max(sizes)
+
+
 def test_requested_statistics_are_part_of_the_estimate(streamed, layout):
     domains = make_domains()
     plain = estimate("streamed", streamed, domains, layout, None)
@@ -74,6 +112,7 @@ def test_requested_statistics_are_part_of_the_estimate(streamed, layout):
     experts, hidden = 8, 16
     coactivation, embedding = 8 * experts * experts, 8 * experts * (hidden + 1)
     assert asked.host_bytes - plain.host_bytes == 3 * (coactivation + embedding)
+    assert asked.between_bytes == plain.between_bytes > 0
     assert asked.device_bytes > plain.device_bytes + coactivation + embedding
 
 
@@ -96,6 +135,10 @@ def test_auto_streams_what_does_not_fit_comfortably(streamed):
             r"streamed collection needs about 1,000,000\.00 GB of device memory, but .* are free",
         ),
         ({"host_bytes": HUGE}, r"1,000,000\.00 GB of host memory"),
+        (
+            {"device_bytes": HUGE, "weight_bytes": HUGE // 2},
+            r"two layers' weights alone are 500,000\.00 GB, so take",
+        ),
         ({"disk_bytes": HUGE}, r"1,000,000\.00 GB of disk, but .* are free in .*lower data\.sample"),
         ({"mode": "resident", "device_bytes": HUGE}, r"resident collection .* or set collect\.mode to streamed"),
     ],
@@ -135,6 +178,7 @@ def test_both_modes_give_the_same_statistics_of_texts(readable, layout, tmp_path
                 assert (found[mode][name].sums[key] == values).all()
     assert found["streamed"]["code"].provenance == {"base_id": "tiny"}
     assert [(record.layer, record.num_layers) for record in records] == [(0, 3), (1, 3), (2, 3)]
+    assert records[2].seconds_left == 0 < records[0].seconds_left == 2 * records[0].seconds
     assert all(isinstance(record, LayerRecord) and record.tokens_per_second > 0 for record in records)
     assert "chosen because the whole model needs about" in caplog.text
 

@@ -110,7 +110,7 @@ def test_weights_may_come_after_observation_began(model, batch):
 def test_inspect_gets_what_the_experts_read_and_can_run_them(model, batch):
     rows = []
 
-    def inspect(row, forward, hidden_TD, seen):
+    def inspect(row, forward, hidden_TD, seen, inside):
         rows.append(row)
         assert hidden_TD.shape == (len(seen.expert_ids_TK), model.config.hidden_size)
         first_T1 = seen.expert_ids_TK[:, :1]
@@ -156,9 +156,12 @@ def test_the_shares_of_routed_and_shared_experts_add_up_behind_a_norm():
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("model.layers.2.mlp.gate.weight", r"model\.layers\.2\.mlp\.experts, in its router's logits"),
-        ("model.layers.0.mlp.experts.down_proj", r"model\.layers\.0\.mlp\.experts, in its experts' outputs"),
-        ("model.embed_tokens.weight", r"model\.layers\.0\.mlp\.experts, in what it read from the layers before"),
+        ("model.layers.2.mlp.gate.weight", r"what the router said to 'model\.layers\.2\.mlp\.experts'"),
+        ("model.layers.0.mlp.experts.down_proj", r"output of expert \d of 'model\.layers\.0\.mlp\.experts'"),
+        (
+            "model.embed_tokens.weight",
+            r"what the layers before gave to the decoder layer of 'model\.layers\.0\.mlp\.experts'",
+        ),
     ],
 )
 def test_nan_names_the_layer_and_the_part(model, batch, place, words):

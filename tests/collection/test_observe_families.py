@@ -70,7 +70,7 @@ def watch(model, batch):
     with observe(
         model,
         lambda row, seen: recorded.append((row, seen)),
-        lambda row, forward, hidden, seen: inspected.append((forward, hidden)),
+        lambda row, forward, hidden, seen, inside: inspected.append((forward, hidden)),
     ) as set_batch:
         set_batch(batch)
         logits = run(model, batch)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests import tiny_families
 from tests.collection.conftest import (
     assert_same_bits,
@@ -29,7 +31,7 @@ from moe_compress.collection.progress import Progress
 from moe_compress.collection.replay import LayerOutput
 from moe_compress.collection.resume import ResumePoint, remove_finished
 from moe_compress.collection.streamed import StreamedModel, collect_streamed
-from moe_compress.errors import CheckpointError, ResourceError
+from moe_compress.errors import CheckpointError, ResourceError, StatisticsError
 
 CPU = torch.device("cpu")
 
@@ -73,7 +75,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(processes, deep, tm
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
-        resumed += any(folder.glob("*/hidden-*")) and any(folder.glob("*/progress.safetensors"))
+        resumed += any(folder.glob("*/hidden-*")) and any(folder.glob("*/layer-*"))
         found = finish(processes, deep, folder, result, keep)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -118,7 +120,7 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(deep, tmp_path):
     point = ResumePoint(tmp_path, "a" * 64, keep=False)
     with pytest.raises(ResourceError, match=r"the disk of .* is full; free space there.*last finished layer"):
         run(deep, point, _Stop(3, fill))
-    assert files_in(tmp_path) == {"hidden-2", "progress", "lock"}
+    assert files_in(tmp_path) == {"hidden-2", "layer-0", "layer-1", "layer-2", "lock"}
     restarted = []
 
     class Watch(Progress):
@@ -139,9 +141,60 @@ def test_a_shard_that_vanishes_is_one_error_and_nothing_is_lost(deep, tmp_path):
 
     with pytest.raises(CheckpointError, match="can no longer be read"):
         run(folder, ResumePoint(work, "a" * 64, keep=True), _Stop(1, lose))
-    assert {"progress", "lock"} < files_in(work)
+    assert {"layer-0", "lock"} < files_in(work)
     (tmp_path / "away").rename(last)
     assert_same_bits(run(folder, ResumePoint(work, "a" * 64, keep=True), Progress(1, 8)), expected_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("self_attn.o_proj", "in what 'model.layers.3.mlp.experts' read; check the weights of the attention"),
+        ("mlp.gate", "in what the router said to 'model.layers.3.mlp.experts'; check the weights of that router"),
+        ("mlp.experts.1.down_proj", "in the output of expert 1 of 'model.layers.3.mlp.experts'; check the weights"),
+    ],
+)
+def test_damaged_weights_are_one_error_and_mended_it_goes_on(deep, tmp_path, part, where):
+    folder, work = shutil.copytree(deep, tmp_path / "model"), tmp_path / "work"
+    name = f"model.layers.3.{part}.weight"
+    shard = folder / read_files(folder).tensors[name].file
+    whole = shard.read_bytes()
+    save_file(load_file(shard) | {name: torch.full_like(load_file(shard)[name], torch.nan)}, shard)
+    with pytest.raises(StatisticsError, match=f"NaN or infinity {where}.*float32; finished layers are kept"):
+        run(folder, ResumePoint(work, "a" * 64, keep=True), Progress(1, 8))
+    assert files_in(work) == {"hidden-2", "layer-0", "layer-1", "layer-2", "lock"}
+    shard.write_bytes(whole)
+    started = []
+
+    class Watch(Progress):
+        def start_layer(self, layer):
+            started.append(layer)
+
+    assert_same_bits(run(folder, ResumePoint(work, "a" * 64, keep=True), Watch(1, 8)), expected_of(deep))
+    assert started == [3, 4, 5, 6, 7]
+
+
+def test_memory_that_runs_out_is_one_error_and_nothing_is_lost(deep, tmp_path):
+    with pytest.raises(ResourceError, match=r"memory ran out.*goes on from the last finished layer"):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, lambda: torch.empty(1 << 55)))
+    assert files_in(tmp_path) == {"hidden-1", "layer-0", "layer-1", "lock"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_what_libraries_say(deep, tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(ResourceError, match="memory ran out while a layer was read or run"):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, fail))
 
 
 def test_disk_holds_two_layers_outputs_at_most(deep, tmp_path):
@@ -153,7 +206,7 @@ def test_disk_holds_two_layers_outputs_at_most(deep, tmp_path):
 
     run(deep, ResumePoint(tmp_path, "a" * 64, keep=False), Watch(1, 8))
     assert max(most) == 2
-    assert files_in(tmp_path) == {"progress", "lock"}
+    assert files_in(tmp_path) == {"lock", *(f"layer-{layer}" for layer in range(8))}
 
 
 def test_a_finished_collection_is_not_run_again_until_it_is_removed(deep, tmp_path):
@@ -177,7 +230,7 @@ def test_an_unfinished_collection_is_not_removed(deep, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, stop))
     remove_finished(tmp_path)
-    assert files_in(tmp_path) == {"hidden-1", "progress", "lock"}
+    assert files_in(tmp_path) == {"hidden-1", "layer-0", "layer-1", "lock"}
 
 
 def test_another_collection_does_not_go_on_from_this_one(deep, tmp_path):
@@ -194,11 +247,11 @@ def test_another_collection_does_not_go_on_from_this_one(deep, tmp_path):
 
 def test_two_processes_at_one_collection_are_refused(deep, tmp_path):
     files, domains = read_files(deep), make_domains()
-    sums = make_sums(layout_of(load_plain("qwen3_moe", deep, torch.float32)), domains)
+    layout = layout_of(load_plain("qwen3_moe", deep, torch.float32))
     first = ResumePoint(tmp_path, "a" * 64, keep=True)
-    first.restore(sums)
+    first.restore()
     with pytest.raises(ResourceError, match="another process is at the same collection"):
-        run_streamed(files, sums["one"].layout, domains, point=ResumePoint(tmp_path, "a" * 64, keep=True))
+        run_streamed(files, layout, domains, point=ResumePoint(tmp_path, "a" * 64, keep=True))
     first.close()
 
 
@@ -207,10 +260,12 @@ def test_outputs_come_back_from_their_file_as_they_were(tmp_path):
         LayerOutput((torch.randn(2, 3, 4).bfloat16(), None, torch.tensor([[1, 2]])), is_tuple=True),
         LayerOutput((torch.randn(1, 5, 4),), is_tuple=False),
     ]
-    states = HiddenStates(tmp_path / "states", keep=False)
-    for output in outputs:
-        states.append(output)
-    again = HiddenStates.reopen(tmp_path / "states", states.finish())
+    with ThreadPoolExecutor(1) as writer:
+        states = HiddenStates(tmp_path / "states", keep=False, writer=writer)
+        for output in outputs:
+            states.append(output)
+        places = writer.submit(states.finish).result()
+    again = HiddenStates.reopen(tmp_path / "states", places)
     for number, output in enumerate(outputs):
         found = again.take(number)
         assert found.is_tuple == output.is_tuple

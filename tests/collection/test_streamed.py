@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tests.collection.conftest import (
 
 from moe_compress.collection.ranges import RangeReader
 from moe_compress.collection.replay import Replay, find_stack
+from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import StreamedModel
 from moe_compress.errors import CheckpointError, UnsupportedModelError
 
@@ -96,14 +98,67 @@ def test_a_layer_is_the_models_own_layer(checkpoint):
                 assert torch.equal(ours, theirs)
 
 
-def test_layers_that_look_further_back_are_refused_by_name(tmp_path):
-    changes = {"num_kv_shared_layers": 2, "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}
-    model = tiny_families.build("gemma4_text", **changes)
-    replay, batch = Replay(model), make_domains()["one"][0]
-    with torch.inference_mode(), pytest.raises(UnsupportedModelError, match=r"Gemma4ForCausalLM.*one by one"):
-        before = None
-        for index in range(len(replay)):
+def test_keys_and_values_that_layers_share_are_handed_on(tmp_path):
+    kinds = ["full_attention", "sliding_attention", "full_attention"] * 2
+    changes = {"num_kv_shared_layers": 3, "num_hidden_layers": 6, "layer_types": kinds}
+    changes |= {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 64}
+    tiny_families.save("gemma4_text", tmp_path / "model", **changes)
+    files, domains = read_files(tmp_path / "model"), make_domains()
+    model = load_plain("gemma4_text", files.folder, torch.float32)
+    expected = run_resident(model, layout_of(model), domains)
+    for keep in (True, False):
+        point = ResumePoint(tmp_path / str(keep), "a" * 64, keep)
+        found, _ = run_streamed(files, layout_of(model), domains, point=point)
+        assert_same_bits(found, expected)
+
+
+def test_compressed_keys_and_values_that_layers_share_are_handed_on(tmp_path):
+    kinds = {"mlp_layer_types": ["dense", *["sparse"] * 5], "indexer_types": ["full", "full", "shared"] * 2}
+    changes = {"num_hidden_layers": 6, "kv_source_layers": [0, 1, 1, 3, 3, 1]}
+    tiny_families.save("mistral_large4", tmp_path / "model", **kinds, **changes)
+    files, domains = read_files(tmp_path / "model"), make_domains()
+    model = load_plain("mistral_large4", files.folder, torch.float32, "eager")
+    assert set(model.config.get_text_config().kv_sharing_modes) > {"reuse", "store"}
+    found, _ = run_streamed(files, layout_of(model), domains, experts="eager")
+    assert_same_bits(found, run_resident(model, layout_of(model), domains))
+
+
+def test_a_model_that_hears_and_sees_is_streamed_on_text_if_its_config_is_complete(checkpoint, tmp_path):
+    family, domains = "qwen3_omni_moe_thinker", make_domains()
+    folder = shutil.copytree(checkpoint(family), tmp_path / "model")
+    layout = layout_of(load_plain(family, folder, torch.float32, "eager"))
+    with pytest.raises(UnsupportedModelError, match=r"Qwen3OmniMoe\w+ cannot run on text.*'vision_start_token_id'"):
+        run_streamed(read_files(folder), layout, domains, experts="eager")
+    config = json.loads((folder / "config.json").read_text())
+    missing = dict.fromkeys(("vision_start_token_id", "audio_start_token_id"), 63)
+    (folder / "config.json").write_text(json.dumps(config | missing))
+    model = load_plain(family, folder, torch.float32, "eager")
+    found, _ = run_streamed(read_files(folder), layout, domains, experts="eager")
+    assert_same_bits(found, run_resident(model, layout, domains))
+
+
+class FarSighted(torch.nn.Module):
+    """A model each of whose layers also reads what the layer before its neighbour said."""
+
+    def __init__(self):
+        super().__init__()
+        block = torch.nn.ModuleDict({"experts": torch.nn.Linear(4, 4)})
+        block.forward = block["experts"].forward
+        self.embedding, self.layers = torch.nn.Embedding(64, 4), torch.nn.ModuleList([block] * 3)
+        self.base_model = self.forward
+
+    def forward(self, input_ids, **_):
+        said = [self.embedding(input_ids)] * 2
+        for layer in self.layers:
+            said.append(layer(said[-1] + said[-2]))
+
+
+def test_layers_that_look_further_back_are_refused_by_name():
+    replay, batch, before = Replay(FarSighted()), make_domains()["one"][0], None
+    with torch.inference_mode(), pytest.raises(UnsupportedModelError, match=r"2 of FarSighted.*one by one"):
+        for index in range(3):
             before = replay.run(index, batch, before)
+    assert before is not None
 
 
 def test_nan_of_damaged_weights_is_told_from_a_family_that_cannot_be_streamed(checkpoint):

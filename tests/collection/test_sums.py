@@ -195,5 +195,5 @@ def test_batches_tell_how_many_demonstrations_there_are():
     ]
     sums = start_sums(LAYOUT, batches)
     assert sums.num_demonstrations == 3 and sums.sample is None
-    assert start_sums(LAYOUT, batches, ("embedding",), 4).sample.num_tokens == 4
-    assert start_sums(LAYOUT, batches, ("embedding",), 100).sample.num_tokens == 6
+    assert start_sums(LAYOUT, batches, ("embedding",), 4).sample.tokens.num_tokens == 4
+    assert start_sums(LAYOUT, batches, ("embedding",), 100).sample.tokens.num_tokens == 6

@@ -40,5 +40,5 @@ def test_weights_are_multiplied_once_however_many_batches_come():
     batch = make_routing()
     for _ in range(2):
         sums.add(0, batch)
-        sums.inspect(0, experts.forward, torch.zeros(sum(LENGTHS), 16), batch)
+        sums.inspect(0, experts.forward, torch.zeros(sum(LENGTHS), 16), batch, None)
     assert torch.equal(sums.state()["0.weight_gram"], weight_gram.multiply_weights(experts.forward, EXPERTS))

@@ -37,6 +37,12 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert dataset(tmp_path).load().weights_digest != first.weights_digest
 
 
+def test_a_given_folder_stands_for_whatever_else_is_configured(tmp_path):
+    write_checkpoint(tmp_path / "mine")
+    found = dataset(tmp_path, given=str(tmp_path / "mine"), hub_id="org/model", revision=COMMIT).load()
+    assert (found.path, found.name, found.revision) == (tmp_path / "mine", "mine", "local")
+
+
 def test_a_weight_file_that_is_no_part_of_the_checkpoint_is_named_once(tmp_path, caplog):
     write_checkpoint(tmp_path / "model")
     (tmp_path / "model" / "extra.safetensors").write_bytes(b"")

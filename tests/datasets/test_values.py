@@ -27,6 +27,7 @@ from moe_compress.types import (
     ItemResult,
     MoELayout,
     Reason,
+    RouterNoise,
     StatisticsParts,
     WrittenText,
     add_in_order,
@@ -97,21 +98,14 @@ def test_plans_come_back(tmp_path):
     np.testing.assert_array_equal(loaded.scores, saved.scores)
 
 
-def test_a_plan_that_gives_the_groups_up_comes_back(tmp_path):
+def test_a_plan_that_gives_the_groups_up_and_adds_noise_comes_back(tmp_path):
     layout = MoELayout((1, 2), (4, 4), 2, num_groups=2, topk_groups=1)
-    saved = CompressionPlan(layout, (pruning_groups([0, 1, 2]),) * 2, "toy", router_groups="flatten")
+    noise = RouterNoise(0.1, 7)
+    groups = (pruning_groups([0, 1, 2]),) * 2
+    saved = CompressionPlan(layout, groups, "toy", router_groups="flatten", router_noise=noise)
     dataset = bound(PlanDataset, tmp_path)
     dataset.save(saved)
     assert dataset.load() == saved
-
-
-def test_a_plan_of_a_version_without_groups_to_give_up_comes_back(tmp_path):
-    dataset = bound(PlanDataset, tmp_path)
-    dataset.save(make_plan([0, 1], [2, 3]))
-    content = json.loads(dataset.path.read_text())
-    del content["router_groups"]
-    dataset.path.write_text(json.dumps(content))
-    assert dataset.load().router_groups == "balanced"
 
 
 def test_verdicts_on_engines_come_back(tmp_path):
@@ -130,7 +124,7 @@ def test_a_plan_edited_by_hand_is_refused(tmp_path):
     dataset = bound(PlanDataset, tmp_path)
     dataset.save(make_plan([0, 1], [2, 3]))
     content = json.loads(dataset.path.read_text())
-    content["groups"][0][0]["members"] = [3]
+    content["layers"][0]["groups"][0] = 3
     dataset.path.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="was changed after it was planned") as caught:
         dataset.load()
@@ -147,12 +141,26 @@ def test_the_newest_plan_of_each_domain(tmp_path):
 
 
 def test_evaluations_come_back(tmp_path):
-    items = (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0), ItemResult("quiz", "b", (-3.0, -4.0), 0, 0))
+    items = (
+        ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),
+        ItemResult("quiz", "b", (-3.0, -4.0), 0, 0),
+        ItemResult("sums", "s/0", (), "21", "21", "1 and 20?", "It is 21.", 4, True),
+    )
     written = (WrittenText("quiz", "a", "on and on", 3, False, True, 0.5),)
     saved = EvaluationResult("model", items, {"medical": 3.5}, 10, 20, written, 30.0, {"x": "y"})
     dataset = bound(EvaluationDataset, tmp_path)
     dataset.save(saved)
     assert dataset.load() == saved
+
+
+def test_an_evaluation_from_before_written_answers_is_still_read(tmp_path):
+    dataset = bound(EvaluationDataset, tmp_path)
+    dataset.save(EvaluationResult("model", (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),), {}, 10, 20))
+    content = json.loads(dataset.path.read_text())
+    (item,) = content["items"]
+    content["items"] = [{name: item[name] for name in ("task", "item", "log_likelihoods", "chosen", "answer")}]
+    dataset.path.write_text(json.dumps(content))
+    assert dataset.load().items == (ItemResult("quiz", "a", (-1.25, -0.5), 1, 0),)
 
 
 def test_run_keys_exist_during_a_run_only():

@@ -144,3 +144,16 @@ def test_noise_is_what_the_baseline_differs_from_itself():
     assert np.mean(abs(one - other) <= found.noise) == pytest.approx(0.95, abs=0.03)
     assert found.effect == pytest.approx(-0.25 / 0.28403, abs=1e-3)
     assert math.isnan(compare_items(items([True] * 3), items([True] * 3)).effect)
+
+
+def test_written_answers_are_compared_in_pairs_with_no_chance_of_guessing():
+    def written(rights):
+        return tuple(
+            ItemResult("sums", str(n), (), "21" if right else "", "21", "1 and 20?", "text", 1, right)
+            for n, right in enumerate(rights)
+        )
+
+    found = compare_items(written([True] * 6 + [False] * 2), written([True] * 3 + [False] * 4 + [True]))
+    assert (found.chance, found.baseline_accuracy, found.candidate_accuracy) == (0, 0.75, 0.5)
+    assert (found.lost, found.gained, found.share_kept) == (3, 1, pytest.approx(2 / 3))
+    assert found.p_value == mcnemar_p(3, 1)

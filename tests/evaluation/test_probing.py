@@ -20,7 +20,7 @@ def plan(folder):
 
 def test_keeping_everything_changes_nothing(folder, plan):
     whole = CompressionPlan(plan.layout, tuple(pruning_groups(range(8)) for _ in plan.layout.layers), "any")
-    found = probe(folder, folder, whole, TEXTS, "medical")
+    found = probe(folder, folder, whole, TEXTS, ["medical"])
     assert found.kl == {"medical": pytest.approx(0, abs=1e-5), "code": pytest.approx(0, abs=1e-5)}
     assert found.agreement == {"medical": 1.0, "code": 1.0}
     assert found.changed_rows == () and found.fault == found.left_out == ""
@@ -53,10 +53,10 @@ def test_a_candidate_that_predicts_nan_is_a_fault_with_its_text(folder, plan, ma
         broken.lm_head.weight[5] = torch.nan
     broken.save_pretrained(tmp_path / "broken")
     tokenizer.save_pretrained(tmp_path / "broken")
-    found = probe(folder, tmp_path / "broken", plan, TEXTS, "medical")
+    found = probe(folder, tmp_path / "broken", plan, TEXTS, ["medical"])
     assert "candidate predicts NaN or infinity on text" in found.fault and found.kl == {}
 
 
 def test_no_texts_to_observe(folder, plan):
-    found = probe(folder, folder, plan, {"code": TEXTS["code"]}, "medical")
+    found = probe(folder, folder, plan, {"code": TEXTS["code"]}, ["medical"])
     assert found.layers == () and "no held-out texts" in found.left_out

@@ -22,7 +22,7 @@ def test_a_right_program_passes_and_may_import_pythons_own_modules():
         ("assert 1 == 2", "AssertionError"),
         ("def f(", "SyntaxError"),
         ("while True: pass", "left with code -9"),
-        ("import time; time.sleep(60)", "no end within 2 s"),
+        ("import time; time.sleep(60)", "no end within 5 s"),
         ("import os; os.fork()", "PermissionError"),
         ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
         ("import subprocess; subprocess.run(['true'])", "PermissionError"),
@@ -85,5 +85,5 @@ def test_where_nothing_can_be_confined_nothing_is_run(monkeypatch, tmp_path):
     assert "platform.machine()" in text
     broken.write_text(text.replace("platform.machine()", "'another'"))
     monkeypatch.setattr(confine, "__file__", str(broken))
-    with pytest.raises(EvaluationError, match=r"cannot confine generated code .*evaluate.execute_code off"):
+    with pytest.raises(EvaluationError, match=r"cannot confine generated code .*evaluate.run_generated_code off"):
         run_program("pass")

@@ -7,7 +7,7 @@ import pytest
 
 from moe_compress.types import ExpertStatistics, MoELayout
 
-LAYERS, EXPERTS, HIDDEN, SAMPLES = 3, 16, 6, 10
+LAYERS, EXPERTS, HIDDEN, SAMPLES, BATCHES = 3, 16, 6, 10, 2
 
 
 def draw_sums(seed, layers=LAYERS, experts=EXPERTS, top_k=2):
@@ -20,7 +20,9 @@ def draw_sums(seed, layers=LAYERS, experts=EXPERTS, top_k=2):
     for name, width in (("logit_gram", 40), ("weight_gram", 30), ("coactivation", 40)):
         vectors = rng.normal(size=(layers, experts, width))
         sums[name] = vectors @ vectors.transpose(0, 2, 1)
-    sums["pooled_outputs"] = rng.normal(size=(layers, experts, SAMPLES, HIDDEN))
+    pooled = rng.normal(size=(layers * experts, BATCHES, SAMPLES * HIDDEN))
+    gram = np.einsum("xbv,ybv->xby", pooled, pooled)
+    sums["pooled_gram"] = gram.reshape(layers, experts, BATCHES, layers, experts)
     order = np.stack([rng.permutation(experts) for _ in range(layers)])
     sums["elimination_rank"] = np.minimum(order, experts - top_k).astype(float)
     errors = rng.gamma(1.0, size=(layers, experts)).cumsum(axis=1)
@@ -51,6 +53,8 @@ def permute_experts():
         for name, values in statistics.sums.items():
             if name == "elimination_error":  # counts experts gone, and knows none by name
                 sums[name] = values
+            elif name == "pooled_gram":
+                sums[name] = values[:, order][..., order]
             elif name in ("logit_gram", "weight_gram", "coactivation"):
                 sums[name] = values[:, order][:, :, order]
             else:

@@ -150,3 +150,45 @@ def test_unknown_scopes_and_multiples_are_refused():
         Budget(experts_per_layer=4, scope="all")
     with pytest.raises(ParameterError, match="multiple_of is 0"):
         Budget(experts_per_layer=4, multiple_of=0)
+
+
+def test_layers_stay_within_bounds_of_their_own():
+    # All score is on layer 2, which would keep 36 of 40 and layer 1 only 4.
+    values = np.ones((2, 40))
+    values[0, 1:] = 1e-9
+    statistics = ExpertStatistics("toy", layout_of(40, 40), {"gate": values}, 0)
+
+    def counts(**bounds):
+        return plan_global(statistics, fraction_dropped=0.5, **bounds).new_layout.num_experts
+
+    assert counts(at_least=10) == (10, 30)
+    assert counts(at_most=25) == (15, 25)
+    assert counts(layer_fraction_dropped=0.6) == (16, 24)
+    assert counts(layer_fraction_dropped=1.0) == (2, 38)
+    assert counts(at_least=9, multiple_of=4) == (12, 28)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"at_least": 12}, "may lose 90% of its own and keeps at least 12, in all 24; keep at least 24"),
+        ({"at_most": 5}, "they hold 10, 5 in each at most; keep at most 10"),
+        ({"at_least": 9, "at_most": 8}, "layer 1 has to keep at least 9 experts and may keep 8"),
+    ],
+)
+def test_bounds_that_a_total_cannot_meet(bounds, message):
+    statistics = gates(layout_of(16, 16), np.random.default_rng(0))
+    with pytest.raises(ParameterError, match=message):
+        plan_global(statistics, experts_per_layer=10, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"layer_fraction_dropped": 1.5}, "layer_fraction_dropped is 1.5; give a share in 0..1"),
+        ({"at_least": 3}, "at_least and at_most are 3 and None, but in scope per_layer"),
+    ],
+)
+def test_bounds_that_are_none(bounds, message):
+    with pytest.raises(ParameterError, match=message):
+        Budget(experts_per_layer=8, **bounds)

@@ -8,10 +8,11 @@ from math import exp, inf, sqrt
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from moe_compress import methods
 from moe_compress.errors import ParameterError
-from moe_compress.types import Budget
+from moe_compress.types import Budget, RouterNoise
 
 HALF = Budget(fraction_dropped=0.5)
 
@@ -60,10 +61,56 @@ def global_clusters_slowly(vectors, num_clusters):
     return clusters
 
 
-def plan_slowly(statistics, left, keep, alpha=1.0, delta=1.0, gamma=1.0, num_clusters=6):
+def average_clusters_slowly(vectors, num_clusters):
+    """Average linkage: merge the two clusters whose members are closest to each other on average."""
+    clusters = [[index] for index in range(len(vectors))]
+
+    def cost(a, b):
+        return sum(sqrt(sum((vectors[i] - vectors[j]) ** 2)) for i in a for j in b) / len(a) / len(b)
+
+    while len(clusters) > num_clusters:
+        a, b = min(combinations(clusters, 2), key=lambda pair: cost(*pair))
+        clusters = [c for c in clusters if c not in (a, b)] + [a + b]
+    return clusters
+
+
+def k_means_slowly(vectors, num_clusters):
+    labels = KMeans(num_clusters, n_init=4, random_state=0).fit_predict(vectors.astype(np.float32))
+    return [np.flatnonzero(labels == label).tolist() for label in sorted(set(labels))]
+
+
+GLOBAL = {"ward": global_clusters_slowly, "average": average_clusters_slowly, "kmeans": k_means_slowly}
+
+
+def within_radius_slowly(phi, clusters, radius):
+    """Leave out the experts farther than the radius from every centre (11); the one nearest its own stays."""
+    center = sum(phi) / len(phi)
+    zeta = radius * sum(sqrt(sum((row - center) ** 2)) for row in phi) / len(phi)
+    centers = [sum(phi[m] for m in members) / len(members) for members in clusters]
+    kept = []
+    for members, own in zip(clusters, centers, strict=True):
+        nearest = min(members, key=lambda m: sum((phi[m] - own) ** 2))
+        far = [m for m in members if min(sqrt(sum((phi[m] - c) ** 2)) for c in centers) > zeta]
+        kept.append(tuple(m for m in members if m not in far or m == nearest))
+    return kept
+
+
+def plan_slowly(
+    statistics,
+    left,
+    keep,
+    alpha=1.0,
+    delta=1.0,
+    gamma=1.0,
+    num_clusters=6,
+    radius=inf,
+    clustering="ward",
+    score="gate_norm_change",
+):
     phi = statistics["embedding"]
-    scores = statistics["gate_norm_change"]
+    scores = statistics[score]
     layers = [layer_stage_slowly(phi[row], left, alpha, delta) for row in range(len(phi))]
+    layers = [within_radius_slowly(phi[row], clusters, radius) for row, clusters in enumerate(layers)]
     owner, vectors, shares = [], [], []
     for row, clusters in enumerate(layers):
         rms = sqrt(np.mean(phi[row] ** 2))
@@ -72,7 +119,7 @@ def plan_slowly(statistics, left, keep, alpha=1.0, delta=1.0, gamma=1.0, num_clu
             vectors.append(sum(phi[row, m] for m in members) / len(members) / rms)
             shares.append(sum(scores[row, m] for m in members) / sum(scores[row]))
     importance = {}
-    for cluster in global_clusters_slowly(np.array(vectors), num_clusters):
+    for cluster in GLOBAL[clustering](np.array(vectors), num_clusters):
         for one in cluster:
             others = [sigmoid(alpha * cosine(vectors[one], vectors[two])) for two in cluster if two != one]
             alike = sum(others) / len(others) if others else 0.0
@@ -89,16 +136,29 @@ def plan_slowly(statistics, left, keep, alpha=1.0, delta=1.0, gamma=1.0, num_clu
     return plan, importance
 
 
-@pytest.mark.parametrize("parameters", [{}, {"alpha": 3.0, "gamma": 20.0, "delta": -0.4, "global_clusters": 4}])
+@pytest.mark.parametrize(
+    ("parameters", "slowly"),
+    [
+        ({}, {}),
+        (
+            {"alpha": 3.0, "gamma": 20.0, "delta": -0.4, "global_clusters": 4},
+            {"alpha": 3.0, "gamma": 20.0, "delta": -0.4, "num_clusters": 4},
+        ),
+        ({"grouping": "rate", "gamma": 0.0}, {"delta": 1e9, "gamma": 0.0}),
+        ({"grouping": "fixed", "hierarchical_clusters": 10, "delta": -9.0}, {"left": 10, "delta": 1e9}),
+        ({"grouping": "rate", "radius": 0.7, "layer_rate": 0.4}, {"left": 10, "delta": 1e9, "radius": 0.7}),
+        ({"global_clustering": "average", "global_clusters": 8}, {"clustering": "average", "num_clusters": 8}),
+        ({"global_clustering": "kmeans", "score": "ean"}, {"clustering": "kmeans", "score": "norm"}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("seed", range(4))
-def test_both_stages_are_the_papers(seed, parameters, make_statistics):
+def test_both_stages_are_the_papers(seed, parameters, slowly, make_statistics):
     statistics = make_statistics(seed)
     plan = methods.plan("c_prune", statistics, HALF, 0, parameters=parameters)
-    # 8 of 16 go; with rates 0.1 and 0.1 the first stage takes 0.1 / 0.19 of them: int(4.2) = 4 leave 12 clusters.
-    names = {"global_clusters": "num_clusters"}
-    slow, importance = plan_slowly(
-        statistics, 12, 8, **{names.get(name, name): value for name, value in parameters.items()}
-    )
+    # 8 of 16 go; with rates 0.1 and 0.1 the first stage takes 0.1 / 0.19 of them: int(4.2) = 4 leave 12 clusters;
+    # with 0.4 and 0.1 it takes 0.4 / 0.46: int(6.96) = 6 leave 10.
+    slow, importance = plan_slowly(statistics, **{"left": 12, "keep": 8, **slowly})
     for row, expected in enumerate(slow):
         found = {group.members: group.weights for group in plan.groups[row]}
         assert set(found) == set(expected)
@@ -119,6 +179,18 @@ def test_a_global_budget_takes_the_best_clusters_of_all_layers(make_statistics):
     assert found == set(best)
 
 
+def test_router_groups_are_each_clustered_and_pruned_alone(make_statistics):
+    """4 groups of 6, keep 12: the first stage takes int(12 * 0.1 / 0.19) = 6, so 18 clusters, in steps of 4 20."""
+    statistics = make_statistics(7, num_groups=4, topk_groups=2, experts=24)
+    plan = methods.plan("c_prune", statistics, HALF, 0)
+    for row, groups in enumerate(plan.groups):
+        for home in range(4):
+            phi = statistics["embedding"][row, home * 6 : home * 6 + 6]
+            allowed = {tuple(home * 6 + m for m in c) for c in layer_stage_slowly(phi, 5, 1.0, 1.0)}
+            found = {group.members for group in groups if group.members[0] // 6 == home}
+            assert len(found) == 3 and found <= allowed
+
+
 def test_gamma_to_infinity_is_pruning(make_statistics):
     statistics = make_statistics(1)
     pruned = methods.plan("c_prune", statistics, HALF, 0, parameters={"gamma": inf})
@@ -130,12 +202,15 @@ def test_gamma_to_infinity_is_pruning(make_statistics):
         assert heaviest == {group.members[0] for group in single}
 
 
-def test_the_same_seed_gives_the_same_plan_and_noise_is_refused(make_statistics):
+def test_epsilon_is_noise_from_the_runs_seed_and_zero_is_none(make_statistics):
     statistics = make_statistics(1)
     plans = [methods.plan("c_prune", statistics, HALF, 7, parameters={"epsilon": 0.0}) for _ in range(2)]
     assert plans[0].digest == plans[1].digest
-    with pytest.raises(ParameterError, match=r"epsilon is 0\.1, but a plan .* cannot carry noise"):
-        methods.plan("c_prune", statistics, HALF, 7, parameters={"epsilon": 0.1})
+    assert plans[0].router_noise is None
+    noisy = [methods.plan("c_prune", statistics, HALF, seed, parameters={"epsilon": 0.1}) for seed in (7, 7, 8)]
+    assert [plan.router_noise for plan in noisy] == [RouterNoise(0.1, seed) for seed in (7, 7, 8)]
+    assert noisy[0].groups == plans[0].groups
+    assert len({plan.digest for plan in [*plans, *noisy]}) == 3
 
 
 def test_rates_are_the_papers_when_they_are_followed(make_statistics):
@@ -170,6 +245,15 @@ def test_fixed_grouping_leaves_the_clusters_it_names(make_statistics):
     over = replace(HALF, scope="global")
     with pytest.raises(ParameterError, match="keeps 24 experts of all layers, but the first stage leaves 21"):
         methods.plan("c_prune", make_statistics(), over, 0, parameters={**fixed, "hierarchical_clusters": 7})
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+def test_fewer_clusters_than_a_layer_has_to_keep_are_refused(scope, make_statistics):
+    # A tenth of 40 experts are 4, more than 3 clusters: the second stage would have nothing to choose from.
+    statistics = make_statistics(experts=40)
+    parameters = {"follow": "rates", "grouping": "fixed", "hierarchical_clusters": 3}
+    with pytest.raises(ParameterError, match="layer 1 is to keep 4 experts, but the first stage leaves 3 clusters"):
+        methods.plan("c_prune", statistics, replace(HALF, scope=scope), 0, parameters=parameters)
 
 
 def test_members_outside_the_radius_are_dropped_and_not_merged(make_statistics):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from moe_compress.errors import ParameterError
-from moe_compress.methods._dense_sample import DenseSample
 from moe_compress.methods._eliminate import Elimination, eliminate
 from moe_compress.methods._routing import Routing
+from moe_compress.types import ExpertProducts
 
 TOKENS, EXPERTS, HIDDEN = 12, 8, 5
 
@@ -37,7 +37,7 @@ def draw_layer(seed, hidden=HIDDEN):
 
 
 def sample_of(layer):
-    return DenseSample.of(*(torch.from_numpy(part) for part in layer))
+    return ExpertProducts.of(*(torch.from_numpy(part) for part in layer))
 
 
 def route_slowly(logits, kept, routing):
@@ -144,7 +144,7 @@ def test_large_streams_keep_their_small_errors():
 def test_batches_join():
     layer = draw_layer(8)
     parts = [sample_of(tuple(part[rows] for part in layer)) for rows in (slice(0, 5), slice(5, TOKENS))]
-    joined, whole = DenseSample.join(parts), sample_of(layer)
+    joined, whole = ExpertProducts.join(parts), sample_of(layer)
     for name in ("logits_NE", "gram_NEE", "stream_dot_NE", "stream_sq_N"):
         torch.testing.assert_close(getattr(joined, name), getattr(whole, name))
 

@@ -118,3 +118,33 @@ def test_the_best_keeps_the_highest_and_draws_among_equals():
     assert merge_clusters([(0, 1, 2)], values, "best", (0,))[0].members == (1,)
     drawn = {merge_clusters([(0, 1, 2)], np.ones(3), "best", (seed,))[0].members for seed in range(20)}
     assert drawn == {(0,), (1,), (2,)}
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 5.0, float("inf")])
+def test_affinity_weights_are_equation_12_for_what_experts_were_clustered_by(make_statistics, gamma):
+    statistics = make_statistics(0)
+    given = {"merge_weights": "affinity", "gamma": gamma, "alpha": 2.0}
+    for name, sum_name in (("m_smoe", "logit_gram"), ("hc_smoe", "embedding"), ("group_and_merge", "weight_gram")):
+        plan = methods.plan(name, statistics, KEEP, 0, parameters=given)
+        for values, groups in zip(statistics[sum_name], plan.groups, strict=True):
+            gram = values @ values.T if sum_name == "embedding" else values
+            for group in (group for group in groups if len(group.members) > 1):
+                members, affinity = group.members, []
+                squared = sum(gram[i][j] for i in members for j in members) / len(members) ** 2
+                for i in members:
+                    dot = sum(gram[i][j] for j in members) / len(members)
+                    affinity.append(1 / (1 + np.exp(-2.0 * dot / sqrt(gram[i][i] * squared))))
+                raw = np.exp(gamma * np.array(affinity))
+                assert group.weights == pytest.approx(raw / raw.sum())
+        if gamma == float("inf"):
+            assert plan.is_pruning
+
+
+@pytest.mark.parametrize("name", ["m_smoe", "hc_smoe", "group_and_merge", "c_prune"])
+def test_aligning_neurons_is_part_of_a_plan_that_merges(make_statistics, name):
+    statistics = make_statistics(0)
+    plain = methods.plan(name, statistics, KEEP, 0)
+    aligned = methods.plan(name, statistics, KEEP, 0, parameters={"align_neurons": True})
+    assert aligned.align_neurons and aligned.groups == plain.groups and aligned.digest != plain.digest
+    best = {"merge_weights": "best", "align_neurons": True}
+    assert not methods.plan(name, statistics, KEEP, 0, parameters=best).align_neurons

@@ -192,3 +192,15 @@ def test_a_sum_that_was_not_collected_is_named():
     layout = MoELayout((0,), (4,), 2)
     with pytest.raises(StatisticsError, match="no statistic 'gate_norm' was collected"):
         methods.load("reap").score(ExpertStatistics("toy", layout, {"count": np.full((1, 4), 2.0)}, 4), 0)
+
+
+def test_a_reduction_says_all_it_depends_on():
+    absolute = methods.reduction("reconstruct", 3, {"error": "absolute"})
+    assert repr(absolute) == repr(methods.reduction("reconstruct", 3, {"error": "absolute"}))
+    assert repr(absolute) not in (
+        repr(methods.reduction("reconstruct", 4, {"error": "absolute"})),
+        repr(methods.reduction("reconstruct", 3)),
+    )
+    assert repr(methods.reduction("easy_ep", 3)) == repr(methods.reduction("reconstruct", 3))
+    with pytest.raises(ParameterError, match="reconstruct's parameter 'error' is 'l2'"):
+        methods.reduction("reconstruct", 3, {"error": "l2"})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from math import e
+from math import e, exp
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from moe_compress import methods
 from moe_compress.errors import ParameterError, StatisticsError
 from moe_compress.methods._released_votes import (
     count_votes,
@@ -19,35 +21,117 @@ from moe_compress.methods._released_votes import (
 )
 
 SHARED = Path(os.environ.get("MOE_COMPRESS_SHARED", Path(__file__).parents[2].parent / "shared"))
-GOLDEN = SHARED / "golden" / "c_prune_released"
-EXPERTS, RATE = 64, 0.1
+GOLDEN = SHARED / "golden"
 
 
-def read_golden(name):
-    if not GOLDEN.is_dir():
-        pytest.skip(
-            f"the published run is not at {GOLDEN}; set MOE_COMPRESS_SHARED to the folder that holds golden/"
-        )
-    return json.loads((GOLDEN / name).read_text())
+def published_runs():
+    """Return (folder, layer rate, global rate) of each run in `golden/c_prune_released*`, told from its files."""
+    lists = sorted(GOLDEN.glob("c_prune_released*/all_pruned_rate_*_*.json"))
+    return [(path.parent, *map(float, path.stem.split("_")[-2:])) for path in lists]
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def by_layer(value):
     return {int(layer): tuple(experts) for layer, experts in value.items()}
 
 
-def test_the_layer_stage_prunes_what_the_authors_run_pruned():
-    layers = {int(layer): batches for layer, batches in read_golden("layer_clusters.json").items()}
-    expected = by_layer(read_golden("layer_pruned_rate_0.1.json"))
-    assert len(expected) == 26
-    assert prune_each_layer(layers, RATE) == expected
+@pytest.mark.parametrize(("folder", "layer_rate", "global_rate"), published_runs())
+def test_published_runs_give_the_published_lists(folder, layer_rate, global_rate):
+    clusters, over = read(folder, "layer_clusters"), read(folder, "global_clusters")
+    layer_stage, both = methods.prune_published(clusters, over, layer_rate, global_rate)
+    assert layer_stage == by_layer(read(folder, f"layer_pruned_rate_{layer_rate}"))
+    assert both == by_layer(read(folder, f"all_pruned_rate_{layer_rate}_{global_rate}"))
 
 
-def test_the_global_stage_prunes_what_the_authors_run_pruned():
-    layer_pruned = by_layer(read_golden("layer_pruned_rate_0.1.json"))
-    expected = by_layer(read_golden("all_pruned_rate_0.1_0.1.json"))
-    assert len(expected) == 26
-    batches = read_golden("global_clusters.json")
-    assert prune_over_layers(batches, layer_pruned, EXPERTS, RATE, RATE) == expected
+@pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason=f"no published run at {GOLDEN}; set MOE_COMPRESS_SHARED to what holds golden/"
+)
+def test_the_authors_run_of_26_layers_is_among_them():
+    runs = {folder.name: len(read(folder, "layer_clusters")) for folder, _, _ in published_runs()}
+    assert runs["c_prune_released"] == 26
+
+
+def vote_slowly(batches, num_experts, per_layer, rate):
+    """The rules one by one, over every label there is."""
+    votes = dict.fromkeys(range(num_experts), 0)
+    for batch in batches:
+        for label in {label for label, _ in batch}:
+            members = [index for index, (own, _) in enumerate(batch) if own == label]
+            n = len(members)
+            if n < 3:
+                chosen = members
+            else:
+                p = n / per_layer
+                share = exp(p - 0.5) / (exp(p - 0.5) + exp(0.5 - p))
+                coefficient = 0.5 + 0.6 * (exp(0.5 - p) - share)
+                count = int(coefficient * (1 - rate) * n)
+                members.sort(key=lambda index: (batch[index][1], index))
+                chosen = members[:count] if count >= 0 else members[: max(0, n + count)]
+            for index in chosen:
+                votes[index] += 1
+    return votes
+
+
+def prune_slowly(layer_clusters, global_clusters, layer_rate, global_rate):
+    layer_stage = {}
+    for layer, batches in layer_clusters.items():
+        votes = vote_slowly(batches, len(batches[0]), len(batches[0]), layer_rate)
+        order = sorted(votes, key=lambda expert: (votes[expert], expert))
+        layer_stage[int(layer)] = sorted(order[: int(layer_rate * len(votes))])
+        per_layer = len(votes)
+    left = [(layer, e) for layer in sorted(layer_stage) for e in range(per_layer) if e not in layer_stage[layer]]
+    votes = vote_slowly(global_clusters, len(left), per_layer, global_rate)
+    order = sorted(votes, key=lambda index: (votes[index], index))[: int(global_rate * len(left))]
+    both = {}
+    for layer, pruned in layer_stage.items():
+        most = int(len(pruned) // layer_rate * 0.9)
+        more = [left[index][1] for index in order if left[index][0] == layer][:most]
+        both[layer] = tuple(sorted([*pruned, *more]))
+    return {layer: tuple(pruned) for layer, pruned in layer_stage.items()}, both
+
+
+def draw_clusters(rng, num_experts, num_clusters, batches):
+    """Clusters of any size, labels with gaps, distances of which many are equal, as float16 ones are."""
+    labels = rng.choice(100, num_clusters, replace=False)
+    sizes = rng.dirichlet(np.full(num_clusters, 0.7))
+    return [
+        [
+            [int(label), float(np.float16(distance))]
+            for label, distance in zip(
+                rng.choice(labels, num_experts, p=sizes), rng.integers(0, 40, num_experts) / 8, strict=True
+            )
+        ]
+        for _ in range(batches)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "experts", "clusters", "batches", "rates"),
+    [
+        (range(24), 60, (12, 8), 32, (0.1, 0.1)),  # Qwen1.5-MoE
+        (range(1, 27), 64, (12, 6), 8, (0.2, 0.1)),  # DeepSeek-V2-Lite
+        (range(1, 27), 64, (18, 12), 1, (0.3, 0.3)),
+        ([2, 3, 5, 8, 13], 16, (5, 2), 3, (0.5, 0.7)),  # layers without experts between; the cap holds
+        (range(9, 12), 8, (1, 1), 5, (0.1, 0.4)),  # the first stage takes none, and so may the second
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_other_runs_are_the_rules_read_one_by_one(seed, layers, experts, clusters, batches, rates):
+    rng = np.random.default_rng(seed)
+    published = {str(layer): draw_clusters(rng, experts, clusters[0], batches) for layer in layers}
+    left = len(published) * (experts - int(rates[0] * experts))
+    over = draw_clusters(rng, left, clusters[1], batches)
+    shuffled = {layer: published[layer] for layer in rng.permutation(list(published)).tolist()}
+    found = methods.prune_published(json.loads(json.dumps(shuffled)), over, *rates)
+    assert found == prune_slowly(published, over, *rates)
+    counted = {int(layer): batches for layer, batches in published.items()}
+    assert prune_each_layer(counted, rates[0]) == found[0]
+    assert (
+        prune_over_layers(over, {str(layer): gone for layer, gone in found[0].items()}, experts, *rates) == found[1]
+    )
 
 
 def test_the_coefficient_by_hand():
@@ -111,6 +195,16 @@ def test_batches_of_different_experts_are_refused():
         count_votes([[(0, 0.0)], [(0, 0.0)] * 2], 8, 0.1)
     with pytest.raises(StatisticsError, match=r"batches have \[\] experts"):
         count_votes([], 8, 0.1)
+
+
+def test_layers_without_batches_or_of_different_sizes_are_refused():
+    one = [[(0, 0.0)] * 4]
+    with pytest.raises(StatisticsError, match=r"batches have \[\] experts"):
+        prune_each_layer({0: one, 1: []}, 0.1)
+    with pytest.raises(StatisticsError, match=r"layers' clusters have \[4, 5\] experts"):
+        methods.prune_published({"0": one, "1": [[(0, 0.0)] * 5]}, one, 0.1, 0.1)
+    with pytest.raises(StatisticsError, match=r"layers' clusters have \[\] experts"):
+        methods.prune_published({}, one, 0.1, 0.1)
 
 
 def test_clusters_of_other_experts_are_refused():

@@ -117,6 +117,13 @@ def inputs(tmp_path_factory):
     return folder
 
 
+def forget_the_experiment(patch):
+    """Have MLflow's idea of the current experiment be what it was before, once the patch is undone."""
+    patch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    patch.setenv("MLFLOW_EXPERIMENT_ID", "")
+    patch.delenv("MLFLOW_EXPERIMENT_ID")
+
+
 class Project:
     """A Kedro project to type commands in."""
 
@@ -137,27 +144,32 @@ class Project:
         return sorted((self.folder / "data").glob(pattern))
 
 
-@pytest.fixture
-def project(tmp_path, inputs, monkeypatch):
+def copy_project(inputs, folder):
+    """Lay out a project with the real configuration and these inputs in a folder."""
     for name in ("conf", "pyproject.toml"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    shutil.rmtree(tmp_path / "conf" / "local", ignore_errors=True)
-    (tmp_path / "conf" / "local").mkdir()
-    (tmp_path / "src").mkdir()  # Kedro wants the folder; the package is the installed one
-    shutil.copytree(inputs, tmp_path / "data" / "01_raw")
-    (tmp_path / "conf" / "local" / "globals.yml").write_text(
+        copy(source, folder / name)
+    shutil.rmtree(folder / "conf" / "local", ignore_errors=True)
+    (folder / "conf" / "local").mkdir()
+    (folder / "src").mkdir()  # Kedro wants the folder; the package is the installed one
+    shutil.copytree(inputs, folder / "data" / "01_raw")
+    (folder / "conf" / "local" / "globals.yml").write_text(
         "base_model: data/01_raw/model\ndomains_folder: data/01_raw/domains\n"
     )
     # Timing starts two processes; tests that look at speeds ask for it.
-    (tmp_path / "conf" / "local" / "parameters_evaluate.yml").write_text("evaluate: {batch_sizes: []}\n")
+    (folder / "conf" / "local" / "parameters_evaluate.yml").write_text("evaluate: {batch_sizes: []}\n")
     # A random model knows nothing, so what it keeps of that says nothing either.
-    (tmp_path / "conf" / "local" / "parameters_gates.yml").write_text(
+    (folder / "conf" / "local" / "parameters_gates.yml").write_text(
         "gates:\n"
         "  domain_accuracy_kept: {metric: accuracy.domain, at_least: 0.0}\n"
         "  no_loops_added: {metric: loops_added.domain, at_most: 1.0}\n"
     )
+
+
+@pytest.fixture
+def project(tmp_path, inputs, monkeypatch):
+    copy_project(inputs, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     bootstrap_project(tmp_path)

@@ -7,6 +7,12 @@ import json
 import pytest
 from safetensors import safe_open
 
+from moe_compress.checkpoint.index import read_index
+from moe_compress.checkpoint.rewrite import plan_rewrite
+from moe_compress.checkpoint.stream import write_checkpoint
+from moe_compress.families.derive import derive_tensor_map
+from moe_compress.types import CompressionPlan, pruning_groups
+
 
 def read(path):
     with safe_open(path, framework="np") as file:
@@ -74,3 +80,64 @@ def test_ranks_but_the_first_do_not_track(project, monkeypatch):
     succeed(project.run("--pipelines=collect_code"))
     assert project.find("04_feature/statistics/code/*/statistics.safetensors")
     assert not (project.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("reconstruct", {"sums.elimination_rank", "sums.elimination_error"}),
+        ("c_prune_released", {"sums.pooled_gram"}),
+    ],
+)
+def test_what_a_method_makes_of_each_layer_is_collected_for_it(project, method, names):
+    succeed(project.run("--pipelines=collect_medical", f"--params=select.method={method}"))
+    (file,) = project.find("04_feature/statistics/medical/*/statistics.safetensors")
+    assert names <= set(read(file)[1])
+
+
+def test_how_a_layer_is_reduced_makes_other_statistics(project):
+    ranks = []
+    for error in ("cosine", "absolute"):
+        params = f"--params=select.method=reconstruct,select.parameters.error={error}"
+        succeed(project.run("--pipelines=collect_medical", params))
+        files = project.find("04_feature/statistics/medical/*/statistics.safetensors")
+        ranks.append({path: read(path)[1]["sums.elimination_error"] for path in files})
+    assert (len(ranks[0]), len(ranks[1])) == (1, 2)
+    one, other = ranks[1].values()
+    assert (one != other).any()
+
+
+def test_an_elimination_is_not_divided(project):
+    params = "--params=collect.shard=1/2,collect.batch_size=2,select.method=reconstruct"
+    result = project.run("--pipelines=collect_code", params)
+    assert result.exit_code == 1
+    assert "ranks of eliminations do not add" in result.output.replace("\n", " ")
+
+
+@pytest.fixture
+def uneven(project):
+    """Return the folder of the project's model with 16 experts in its first MoE layer and 10 in the second."""
+    index = read_index(project.folder / "data/01_raw/model")
+    tensor_map = derive_tensor_map(index.config, index.shapes)
+    plan = CompressionPlan(tensor_map.layout, (pruning_groups(range(16)), pruning_groups(range(10))), "test")
+    folder = project.folder / "data/01_raw/uneven"
+    write_checkpoint(plan_rewrite(index, tensor_map, plan, layout="per_layer"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+def test_layers_of_different_size_are_collected_from(project, uneven, mode):
+    succeed(project.run("--pipelines=collect_medical", f"--params=base_model={uneven},collect.mode={mode}"))
+    (file,) = project.find("04_feature/statistics/medical/*/statistics.safetensors")
+    described, sums = read(file)
+    assert described["layout"]["num_experts"] == [16, 10]
+    assert (sums["sums.count"][:, 10:] > 0).any(axis=1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("params", ["", ",rewrite.layout=per_layer,select.budget.scope=global"])
+def test_layers_of_different_size_are_not_pruned_again(project, uneven, params):
+    result = project.prune(f"base_model={uneven}{params}")
+    assert result.exit_code == 1
+    message = " ".join(result.stderr.strip().splitlines()[-1].split())
+    assert "layers keep different numbers of experts" in message and "the model it was made from" in message
+    assert not project.find("04_feature/**/*.safetensors") and not project.find("02_intermediate/collect/*")

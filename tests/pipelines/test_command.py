@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from moe_compress.cli import describe, describe_validation
+from moe_compress.command_line import describe, describe_validation
 from moe_compress.errors import DataError
 
 

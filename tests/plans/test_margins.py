@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe_compress.errors import PlanError
-from moe_compress.plans.margins import Margin, margins, overlap
+from moe_compress.plans.margins import Margin, compare_layers, describe_layers, margins, overlap
 from moe_compress.types import CompressionPlan, ExpertGroup, MoELayout, pruning_groups
 
 LAYOUT = MoELayout((3, 4), (4, 3), 2)
@@ -48,3 +48,24 @@ def test_plans_of_different_models_do_not_compare():
     other = plan_of([0, 1], [0, 1], layout=MoELayout((0, 1), (4, 3), 2))
     with pytest.raises(PlanError, match="different models"):
         overlap(plan_of([0, 1], [0, 1]), other)
+
+
+def test_layers_are_described_by_hand():
+    groups = ((ExpertGroup((0, 3), (0.5, 0.5)), ExpertGroup((2,))), pruning_groups([0, 1, 2]))
+    scores = np.array([[4.0, 1.0, 2.0, 3.0], [1 / 3, 2.0, 1.0, 0.0]])
+    first, second = describe_layers(CompressionPlan(LAYOUT, groups, "toy", scores))
+    assert first == {
+        "layer": 3, "experts": 4, "kept": 2, "merged": 1, "margin": 0.333333, "lowest_kept": 2.0,
+        "highest_dropped": 1.0,
+    }  # fmt: skip
+    assert (second["lowest_kept"], second["highest_dropped"], second["margin"]) == (0.333333, None, None)
+    assert "margin" not in describe_layers(CompressionPlan(LAYOUT, groups, "toy"))[0]
+
+
+def test_plans_are_compared_by_hand():
+    merging = CompressionPlan(
+        LAYOUT, ((ExpertGroup((1, 2), (0.5, 0.5)), ExpertGroup((3,))), pruning_groups([0, 2])), "b"
+    )
+    first, second = compare_layers(plan_of([0, 1, 3], [0, 1]), merging)
+    assert first == {"layer": 3, "kept": [3, 3], "both": 2, "either": 4, "overlap": 0.5, "same_groups": 1}
+    assert second == {"layer": 4, "kept": [2, 2], "both": 1, "either": 3, "overlap": 1 / 3, "same_groups": 1}

@@ -23,7 +23,7 @@ def test_within_a_run_the_folder_is_linked_not_copied(server, checkpoint):
 
 
 def test_outside_a_run_the_way_out_is_told(server, checkpoint):
-    with pytest.raises(RegistryError, match=r"tracking server refuses .*--default-artifact-root"):
+    with pytest.raises(RegistryError, match=r"tracking server refuses .*register it within a run"):
         register_version("moe-refused", checkpoint, TAGS)
     with pytest.raises(RegistryError, match="no alias 'candidate'"):
         resolve("moe-refused", "candidate")

@@ -16,6 +16,7 @@ from moe_compress.registry.tracking import (
     log_children,
     log_dataset_digest,
     log_run,
+    peak_memory,
     run_provenance,
 )
 
@@ -105,7 +106,8 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(mlflow, "get_registry_uri", lambda: "http://ann:secret@127.0.0.1:1")
     with pytest.raises(RegistryError) as caught, mlflow_client("find 'x'"):
-        mlflow.MlflowClient("http://ann:secret@127.0.0.1:1").search_registered_models()
+        client = mlflow.MlflowClient("http://127.0.0.1:1", registry_uri="http://ann:secret@127.0.0.1:1")
+        client.search_registered_models()
     assert "could not find 'x' in http://127.0.0.1:1" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert without_credentials("postgresql://ann:p:w@db/x, file:///a@b") == "postgresql://db/x, file:///a@b"
@@ -140,3 +142,12 @@ def test_nested_runs_belong_to_the_active_one(store):
     assert set(parents) == {parent.info.run_id}
     log_children(children)  # outside a run nothing is logged
     assert len(mlflow.search_runs(search_all_experiments=True)) == 3
+
+
+def test_the_most_memory_held_is_told_in_bytes_and_never_falls():
+    before = peak_memory()["peak_memory_bytes"]
+    held = bytearray(int(before))  # as much again, every page of it touched
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak_memory()["peak_memory_bytes"] > 1.5 * before
+    del held
+    assert peak_memory()["peak_memory_bytes"] > 1.5 * before

@@ -1,5 +1,6 @@
 """Registering by reference: once per key, resumable, zero copies, and loadable as it lies."""
 
+import json
 import shutil
 import sqlite3
 
@@ -9,7 +10,13 @@ from mlflow import MlflowClient
 
 from moe_compress.errors import RegistryError
 from moe_compress.registry.promotion import promote, roll_back
-from moe_compress.registry.versions import MAX_TAG_LENGTH, register_version, resolve
+from moe_compress.registry.versions import (
+    MAX_TAG_LENGTH,
+    find_version,
+    list_aliases,
+    register_version,
+    resolve,
+)
 
 TAGS = {"run_key": "a1b2", "candidate_weights_digest": "c3d4", "base_id": "tiny", "method": "easy_ep"}
 NAME = "moe-medical"
@@ -143,16 +150,65 @@ def test_an_unknown_alias_lists_the_known_ones(store, checkpoint):
 
 
 def test_promotion_and_one_step_back(store, checkpoint):
-    with pytest.raises(RegistryError, match="no alias 'candidate'"):
-        promote(NAME)
-    register_version(NAME, checkpoint, TAGS)
-    assert promote(NAME).version == "1"
+    first = register_version(NAME, checkpoint, TAGS)
+    assert promote(first, by="ann", why="first") is True
     with pytest.raises(RegistryError, match="no earlier champion"):
         roll_back(NAME)
-    register_version(NAME, checkpoint, {**TAGS, "run_key": "ffff"})
-    assert [promote(NAME).version, promote(NAME).version] == ["2", "2"]
+    second = register_version(NAME, checkpoint, {**TAGS, "run_key": "ffff"})
+    assert [promote(second, "ann", "better"), promote(second, "ben", "again")] == [True, False]
     assert (resolve(NAME, "champion").version, resolve(NAME, "previous").version) == ("2", "1")
-    assert roll_back(NAME).version == "1"
+    record = json.loads(resolve(NAME, "champion").tags["promoted"])
+    assert (record["by"], record["why"]) == ("ann", "better")
+    assert roll_back(NAME, "cas", "loops").version == "1"
     assert resolve(NAME, "champion").version == "1"
+    assert json.loads(find_version(NAME, "2").tags["rolled_back"])["why"] == "loops"
     with pytest.raises(RegistryError, match="no earlier champion"):
         roll_back(NAME)
+    assert promote(find_version(NAME, "2"), "ann", "mended") and "rolled_back" not in find_version(NAME, "2").tags
+
+
+@pytest.mark.parametrize("step", ["set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_promotion_that_is_killed_at_any_step_never_loses_the_champion(
+    store, checkpoint, monkeypatch, step, calls
+):
+    first = register_version(NAME, checkpoint, TAGS)
+    promote(first)
+    second = register_version(NAME, checkpoint, {**TAGS, "run_key": "ffff"})
+    made, left = getattr(MlflowClient, step), [calls]
+
+    def interrupt(*args, **kwargs):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return made(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, step, interrupt)
+        if (step, calls) == ("set_model_version_tag", 1):  # there is only one such step
+            assert promote(second)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                promote(second)
+            assert resolve(NAME, "champion").version == "1"
+    promote(second)
+    assert (resolve(NAME, "champion").version, resolve(NAME, "previous").version) == ("2", "1")
+
+
+def test_versions_are_found_by_number_alias_or_as_the_newest(store, checkpoint):
+    with pytest.raises(RegistryError, match="has no version; its versions: none"):
+        find_version(NAME)
+    register_version(NAME, checkpoint, TAGS)
+    register_version(NAME, checkpoint, {**TAGS, "run_key": "ffff"}, alias=None)
+    assert [find_version(NAME).version, find_version(NAME, "1").version] == ["2", "1"]
+    assert find_version(NAME, alias="candidate").version == "1"
+    assert list_aliases(NAME) == {"candidate": "1"} and list_aliases("unknown") == {}
+    with pytest.raises(RegistryError, match="has no version 7; its versions: 2, 1"):
+        find_version(NAME, "7")
+
+
+def test_files_that_are_elsewhere_are_told(store, tmp_path):
+    version = register_version(NAME, "s3://bucket/checkpoint", TAGS)
+    assert not version.is_here
+    with pytest.raises(RegistryError, match=r"lies at s3://bucket/checkpoint.*mlflow artifacts download"):
+        _ = version.folder

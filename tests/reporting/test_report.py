@@ -177,6 +177,13 @@ def test_outputs_that_were_not_collected_are_asked_for(report: CompressionReport
     assert "How alike experts are" in parsed.text and "clustering" not in html
 
 
+def test_a_plan_that_was_given_blames_no_missing_statistics(report, tmp_path):
+    given = replace(report, background=PlanBackground(), provenance={**report.provenance, "plan_from": "mask.json"})
+    _, parsed = load(given, tmp_path)
+    assert "This plan was not made from one domain's statistics" in parsed.text
+    assert "collect.statistics" not in parsed.text
+
+
 def test_figures_have_their_words_beside_them(report: CompressionReport, page: tuple[str, Page]) -> None:
     html, parsed = page
     labels = [attributes["aria-label"] for _, attributes in parsed.tags if attributes.get("role") == "img"]

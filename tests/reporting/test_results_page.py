@@ -1,43 +1,66 @@
-"""The page of method results, its numbers worked by hand."""
+"""The page of method results says what the numbers say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from tests.reporting.made_up_results import make_table
 
-from moe_compress.reporting.results_page import Cell, MethodResults, write_results_page
-from moe_compress.types import CompressionPlan, MoELayout, pruning_groups
+from moe_compress.reporting.papers import judge_claims
+from moe_compress.reporting.results_page import Background, summarise, write_results_page
 
-
-def cell(accuracy: float, perplexity: float = 5.0) -> Cell:
-    return Cell(accuracy, accuracy - 0.05, accuracy + 0.05, 200, perplexity)
+BACKGROUND = Background(7_800_000, 4, 56, 4, 200, None)
 
 
 @pytest.fixture
-def results() -> MethodResults:
-    layout = MoELayout((0,), (4,), 2)
-    kept = {"medical": [0, 1], "math": [1, 2]}
-    plans = {
-        ("toy", domain, 0.5): CompressionPlan(layout, (pruning_groups(row),), "toy") for domain, row in kept.items()
+def page(tmp_path):
+    files = write_results_page(make_table(), BACKGROUND, tmp_path / "methods.md")
+    assert all(file.stat().st_size > 300 for file in files)
+    assert {file.name for file in files} == {
+        "methods.md",
+        "methods.csv",
+        "methods-kept.png",
+        "methods-kl.png",
+        "overlap-50.png",
     }
-    cells = {
-        ("toy", "medical", 0.5): {"medical": cell(0.65, 6.0), "math": cell(0.25)},
-        ("toy", "math", 0.5): {"medical": cell(0.3), "math": cell(0.5)},
+    return (tmp_path / "methods.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_page_has_both_kinds_of_plans_and_what_is_left_out(page: str) -> None:
+    lines = page.splitlines()
+    assert "(7.80 M parameters, 4 layers of 56 experts, 4 per token)" in page
+    assert any(line.startswith("| `easy_ep` | 90.0 % (") for line in lines)
+    assert any(line.startswith("| `easy_ep` | 60.0 % (") for line in lines)
+    assert any(line.startswith("| `hc_smoe` (merges) | 30.0 % (") for line in lines)
+    assert any(line.startswith("| medical | 80.0 % (") and " | 20.0 % (" in line for line in lines)
+    assert "| `reconstruct, mixed` | ranks do not add |" in lines
+
+
+def test_the_papers_ranks_stand_beside_ours(page: str) -> None:
+    assert "| `easy_ep` | 66.55 | 1 | 99.0 % | 1 | 90.0 % (" in page
+    assert "| `random` | 17.44 | 5 | 26.0 % | 2 | 10.0 % (" in page
+    assert "| `gating_score` | 56.49 | 2 | 84.1 % | \N{EN DASH} | \N{EN DASH} |" in page
+
+
+def test_the_summary_follows_the_numbers() -> None:
+    table = make_table()
+    summary = " ".join(summarise(table, judge_claims(table))).replace("\N{NO-BREAK SPACE}", " ")
+    assert "**50 % dropped:** `easy_ep` keeps most, 90.0 % (" in summary
+    assert "all others keep less" in summary
+    assert "`random` keeps least, 10.0 % (" in summary
+    assert "`easy_ep` changes by \N{MINUS SIGN}30.0 (" in summary
+    assert "50 %: `hc_smoe` \N{MINUS SIGN}60.0 (" in summary
+    assert "50 %: `easy_ep` (0.1)" in summary
+    # With the answers of merging and pruning exchanged, the sentences change sides.
+    exchanged = {"easy_ep": "hc_smoe", "hc_smoe": "easy_ep"}
+    found = {
+        (key._replace(row=exchanged.get(key.row, key.row)), domain): value
+        for (key, domain), value in table.found.items()
+        if key.made_for == domain
     }
-    few = {"medical": cell(0.5), "math": cell(0.5)}
-    return MethodResults({"medical": cell(0.75), "math": cell(0.5)}, few, cells, plans, "toy")
-
-
-def test_share_kept_is_of_what_is_above_chance(results: MethodResults) -> None:
-    # (0.65 - 0.25) / (0.75 - 0.25)
-    assert results.kept(("toy", "medical", 0.5), "medical") == pytest.approx(0.8)
-    assert results.kept(("toy", "medical", 0.5), "math") == 0.0
-
-
-def test_the_page_has_own_and_other_domains(results: MethodResults, tmp_path) -> None:
-    files = write_results_page(results, tmp_path / "methods.md")
-    lines = (tmp_path / "methods.md").read_text().replace("\N{NO-BREAK SPACE}", " ").splitlines()
-    assert "| medical | 75.0, 70.0 to 80.0 | 5 |" in lines
-    # Own domains keep 80 % and 100 %, 90 % on average.
-    assert "| `toy` | 80.0 % (65.0, 60.0 to 70.0; 6) | 100.0 % (50.0, 45.0 to 55.0; 5) | 90.0 % |" in lines
-    assert "| math | 20.0 % (30.0, 25.0 to 35.0) | 100.0 % (50.0, 45.0 to 55.0) |" in lines
-    assert files == [tmp_path / "methods.md", tmp_path / "overlap-50.png"]
+    plans = {key: plan for key, plan in table.plans.items() if key.made_for != "mixed"}
+    other = replace(table, found=found, plans=plans, _means={})
+    summary = " ".join(summarise(other, judge_claims(other))).replace("\N{NO-BREAK SPACE}", " ")
+    assert "`hc_smoe` keeps most, 90.0 % (" in summary
+    assert "50 %: `hc_smoe` +60.0 (" in summary

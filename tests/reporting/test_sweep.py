@@ -78,12 +78,13 @@ def test_lines_name_the_choice_and_what_became_of_each(result):
 
 def test_the_report_of_a_run_that_took_the_choice_shows_it(report, result, tmp_path):
     taken = replace(report, sweep=result)
-    (drawn,) = [each for each in illustrate(taken) if each.name == "sweep"]
-    assert isinstance(drawn.draw(WIDE), Figure) and drawn.means == "2 of 4 plans passed."
+    drawn = {figure.name: figure for figure in illustrate(taken)}
+    assert isinstance(drawn["sweep"].draw(WIDE), Figure)
+    assert "easy_ep with 50 % of the experts dropped" in drawn["sweep"].means
     page = write_html(taken, tmp_path / "report.html").read_text()
     assert "Why this plan: the sweep" in page and "answers 299 of 300 items" in page
     assert "reap&lt;b&gt;" in page and "reap<b>" not in page
     assert "Gates a mask says nothing about: no_missing_keys." in page
     assert "Why this plan" not in write_html(report, tmp_path / "other.html").read_text()
-    assert "sweep" not in [each.name for each in illustrate(report)]
-    assert as_svg(drawn.draw(NARROW), "sweep").startswith("<svg")
+    assert "sweep" not in {figure.name for figure in illustrate(report)}
+    assert as_svg(drawn["sweep"].draw(NARROW), "sweep").startswith("<svg")

@@ -1,14 +1,18 @@
 """Weighted averages in float32, of raw tensor bytes and of decoded values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_compress.types import FloatArray
+
 AVERAGED_DTYPES = ("BF16", "F16", "F32")
 
 
-def average_bytes(parts: Sequence[bytes], weights: Sequence[float], dtype: str) -> bytes:
+def average_bytes(
+    parts: Sequence[bytes], weights: Sequence[float], dtype: str, noise: Callable[[int], FloatArray] | None = None
+) -> bytes:
     """Return `sum_i weights_i * parts_i`, element by element, in the parts' own dtype.
 
     Equation (12) of C-Prune for experts, (13) for router rows.
@@ -17,8 +21,12 @@ def average_bytes(parts: Sequence[bytes], weights: Sequence[float], dtype: str) 
         parts: the same number of little-endian elements each.
         weights: one per part.
         dtype: one of `AVERAGED_DTYPES`; sums are float32, then rounded to nearest even.
+        noise: gives the next so many numbers to add; None adds none.
     """
-    return encode_floats(average([decode_floats(part, dtype) for part in parts], weights), dtype)
+    total = average([decode_floats(part, dtype) for part in parts], weights)
+    if noise is not None:
+        total += noise(len(total)).astype(np.float32)
+    return encode_floats(total, dtype)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is no number stays none, silently, as in torch

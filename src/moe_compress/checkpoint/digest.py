@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from moe_compress.atomic import write_atomically
@@ -24,7 +24,7 @@ def weights_digest(folder: Path, cache_dir: Path | None = None) -> str:
     Raises:
         CheckpointError: if a file is missing, or changes while it is read.
     """
-    return _digest_files(folder, list_weight_files(folder), cache_dir)
+    return join_digests(weight_file_digests(folder, cache_dir))
 
 
 def settings_digest(folder: Path) -> str:
@@ -33,18 +33,30 @@ def settings_digest(folder: Path) -> str:
     Raises:
         CheckpointError: if the config is missing.
     """
-    return _digest_files(folder, (CONFIG, *list_companions(folder)), None)
+    return join_digests(settings_file_digests(folder))
 
 
-def _digest_files(folder: Path, names: Iterable[str], cache_dir: Path | None) -> str:
+def weight_file_digests(folder: Path, cache_dir: Path | None = None) -> dict[str, str]:
+    """Return name -> sha256 of a checkpoint's safetensors files; see `weights_digest`."""
+    return {name: digest_file(resolve_file(folder, name), cache_dir) for name in list_weight_files(folder)}
+
+
+def settings_file_digests(folder: Path) -> dict[str, str]:
+    """Return name -> sha256 of a checkpoint's config, tokenizer and templates; see `settings_digest`."""
+    names = (CONFIG, *list_companions(folder))
+    return {name: digest_file(resolve_file(folder, name)) for name in names}
+
+
+def join_digests(files: Mapping[str, str]) -> str:
+    """Return one sha256 of several files' names and digests."""
     total = hashlib.sha256()
-    for name in sorted(names):
+    for name in sorted(files):
         total.update(f"{len(name.encode())}:{name}".encode())
-        total.update(bytes.fromhex(_digest_file(resolve_file(folder, name), cache_dir)))
+        total.update(bytes.fromhex(files[name]))
     return total.hexdigest()
 
 
-def _digest_file(path: Path, cache_dir: Path | None) -> str:
+def digest_file(path: Path, cache_dir: Path | None = None) -> str:
     """Return the sha256 of one file, from the cache if the file has not changed since."""
     with path.open("rb") as stream:
         before = os.fstat(stream.fileno())

@@ -10,11 +10,20 @@ from moe_compress.errors import CheckpointError
 CONFIG = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+CHECKSUMS = "checksums.sha256"
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 _ARCHIVES = (".npz", ".tar")
 _WEIGHT_INDEX = re.compile(rf"({'|'.join(map(re.escape, _WEIGHTS))})\.index.*\.json$")
-_RECORDS = {"mlmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta", "params.json"}
+_RECORDS = {
+    "mlmodel",
+    "conda.yaml",
+    "python_env.yaml",
+    "requirements.txt",
+    "registered_model_meta",
+    "params.json",
+    CHECKSUMS,
+}
 
 
 Stamp = tuple[int, int, int]
@@ -93,13 +102,14 @@ def list_companions(folder: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: if one is a link out of the checkpoint.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir() and _travels(entry.name))
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir() and travels(entry.name))
     for name in names:
         resolve_file(folder, name)
     return tuple(names)
 
 
-def _travels(name: str) -> bool:
+def travels(name: str) -> bool:
+    """Return whether a file of this name is carried over by a rewrite; see `list_companions`."""
     lower = name.lower()
     is_weight = lower.endswith((*_WEIGHTS, *_ARCHIVES)) or _WEIGHT_INDEX.search(lower) is not None
     is_record = lower in _RECORDS or lower.startswith((".", "readme", "imatrix", "events.out."))

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_compress.checkpoint.dequantise import MatrixCode
 from moe_compress.checkpoint.files import SINGLE_FILE, Stamp
 from moe_compress.checkpoint.header import write_header
+from moe_compress.checkpoint.neurons import NeuronAxis
 from moe_compress.types import TensorInfo
+
+if TYPE_CHECKING:
+    from moe_compress.checkpoint.alignment import Alignment
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,19 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class Mean:
-    """Equally long source ranges that become one, averaged element by element with weights that sum to 1."""
+    """Equally long source ranges that become one, averaged element by element with weights that sum to 1.
+
+    Attributes:
+        ranges: where they lie.
+        weights: one per range.
+        epsilon: standard deviation of the normal noise that is added.
+        seed: of the noise.
+    """
 
     ranges: tuple[ByteRange, ...]
     weights: tuple[float, ...]
+    epsilon: float = 0.0
+    seed: tuple[int, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -57,7 +70,31 @@ class Decoded:
         return 2 * rows * columns
 
 
-Piece = ByteRange | Mean | Decoded
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """One expert's tensor, averaged once each member's neurons stand in the heaviest member's order.
+
+    Attributes:
+        parts: the members and their weights.
+        dtype: that of the source and the new tensor; of quantised ones the new tensor's.
+        shape: of one expert's tensor.
+        neurons: where its neurons lie.
+        alignment: shared by all tensors of the new expert; knows the orders.
+    """
+
+    parts: Mean | Decoded
+    dtype: str
+    shape: tuple[int, ...]
+    neurons: NeuronAxis
+    alignment: "Alignment"
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the average."""
+        return self.parts.num_bytes
+
+
+Piece = ByteRange | Mean | Decoded | Aligned
 
 
 @dataclass(frozen=True)

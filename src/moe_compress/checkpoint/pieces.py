@@ -7,10 +7,12 @@ from itertools import chain, groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_compress.checkpoint.alignment import average_aligned
 from moe_compress.checkpoint.arithmetic import average, average_bytes, encode_floats
 from moe_compress.checkpoint.copying import join_ranges, read_bytes
 from moe_compress.checkpoint.dequantise import decode_slabs
-from moe_compress.checkpoint.jobs import CodedMatrix, Decoded, Mean, Piece, ShardPlan
+from moe_compress.checkpoint.jobs import Aligned, CodedMatrix, Decoded, Mean, Piece, ShardPlan
+from moe_compress.types import FloatArray
 
 _MEAN_BYTES = 4 << 20  # read of each member at a time, at most
 _MEMBERS_BYTES = 32 << 20  # read of all members at a time, at most
@@ -38,21 +40,30 @@ def place_pieces(shard: ShardPlan) -> Iterator[Placed]:
             start += piece.num_bytes
 
 
-def compute_blocks(piece: Mean | Decoded, dtype: str, descriptor: Descriptor) -> Iterator[bytes]:
-    """Yield the bytes of a computed piece a few megabytes at a time.
+def compute_blocks(piece: Mean | Decoded | Aligned, dtype: str, descriptor: Descriptor) -> Iterator[bytes]:
+    """Yield the bytes of a computed piece a few megabytes at a time; of an aligned expert, a matrix at a time.
 
     Raises:
         CheckpointError: if a source file ends too early.
     """
+    if isinstance(piece, Aligned):
+        return iter([encode_floats(average_aligned(piece, descriptor), dtype)])
     return _average(piece, dtype, descriptor) if isinstance(piece, Mean) else _decode(piece, dtype, descriptor)
 
 
 def _average(mean: Mean, dtype: str, descriptor: Descriptor) -> Iterator[bytes]:
+    noise = _draw_noise(mean)
     step = max(min(_MEAN_BYTES, _MEMBERS_BYTES // len(mean.ranges)) // _WIDEST, 1) * _WIDEST
     for offset in range(0, mean.num_bytes, step):
         length = min(step, mean.num_bytes - offset)
         parts = [read_bytes(descriptor(r.file), r.start + offset, length, r.file) for r in mean.ranges]
-        yield average_bytes(parts, mean.weights, dtype)
+        yield average_bytes(parts, mean.weights, dtype, noise)
+
+
+def _draw_noise(mean: Mean) -> Callable[[int], FloatArray] | None:
+    """Return what draws the next so many numbers of a piece's noise, the same ones each time it is read."""
+    generator = np.random.default_rng(mean.seed)
+    return (lambda count: generator.normal(0.0, mean.epsilon, count)) if mean.epsilon else None
 
 
 def _decode(decoded: Decoded, dtype: str, descriptor: Descriptor) -> Iterator[bytes]:

@@ -1,9 +1,12 @@
 """Plan a smaller checkpoint from names alone: which source bytes make up each new tensor, and its config."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import isfinite, prod
 from typing import Any, Literal
+from zlib import crc32
 
+from moe_compress.checkpoint.alignment import align_jobs
 from moe_compress.checkpoint.arithmetic import AVERAGED_DTYPES
 from moe_compress.checkpoint.decoding import check_quantised, check_scales, plan_decoded
 from moe_compress.checkpoint.header import DTYPE_BITS
@@ -25,6 +28,7 @@ from moe_compress.types import (
     CompressionPlan,
     ExpertGroup,
     MoELayout,
+    RouterNoise,
     TensorInfo,
     TensorMap,
     TensorRole,
@@ -74,14 +78,24 @@ def plan_rewrite(
     jobs: list[TensorJob] = []
     for name, info in index.tensors.items():
         if name not in dropped:
-            plan_one = plan_decoded if name in decoded else _plan_tensor
-            jobs.extend(plan_one(info, index, tensor_map, groups))
+            if name in decoded:
+                jobs.extend(plan_decoded(info, index, tensor_map, groups))
+            else:
+                jobs.extend(_plan_tensor(info, index, tensor_map, groups, plan.router_noise))
+    if plan.align_neurons:
+        jobs = align_jobs(jobs, tensor_map, _find_hidden_size(index, tensor_map))
     config = _new_config(index.config, tensor_map, plan.new_layout)
     config = with_value(config, tensor_map.mtp_keys if mtp == "drop" else (), 0)
     config = without_settings(config) if decoded else update_module_lists(config, tensor_map, groups, dropped)
     shards = _plan_shards(jobs, max_shard_bytes)
     left_behind = _QUANTISATION_FILES if decoded else frozenset()
     return CheckpointRewrite(index.folder, config, shards, plan.digest, index.stamps, left_behind)
+
+
+def _find_hidden_size(index: CheckpointIndex, tensor_map: TensorMap) -> int:
+    """Return the length of what routers read, 0 if no router is a plain matrix."""
+    shapes = (index.tensors[name].shape for name, role in tensor_map.roles.items() if role.is_router)
+    return next((shape[1] for shape in shapes if len(shape) == 2), 0)
 
 
 def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELayout) -> dict[str, Any]:
@@ -158,7 +172,11 @@ def _check_weights(layer: int, groups: _Groups) -> None:
 
 
 def _plan_tensor(
-    info: TensorInfo, index: CheckpointIndex, tensor_map: TensorMap, groups: Mapping[int, _Groups]
+    info: TensorInfo,
+    index: CheckpointIndex,
+    tensor_map: TensorMap,
+    groups: Mapping[int, _Groups],
+    noise: RouterNoise | None,
 ) -> Iterator[TensorJob]:
     """Yield what becomes of one source tensor: itself, an expert under its new number, rows, or nothing."""
     role = tensor_map.roles[info.name]
@@ -167,7 +185,7 @@ def _plan_tensor(
         return
     assert role.layer is not None
     if role.kind == "expert_axis":
-        yield _plan_axis(info, role, groups[role.layer])
+        yield _plan_axis(info, role, groups[role.layer], noise)
         return
     for new, group in enumerate(groups[role.layer]):
         if group.members[0] == role.expert:
@@ -181,7 +199,7 @@ def _plan_tensor(
             yield TensorJob(tensor_map.rename(info.name, new), info.dtype, info.shape, (piece,))
 
 
-def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob:
+def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups, noise: RouterNoise | None) -> TensorJob:
     """Return the job of a tensor with one slice per expert along an axis."""
     outer = prod(info.shape[: role.axis])
     # of a shape that has no such axis, or nothing along one, no slice can be taken
@@ -203,7 +221,11 @@ def _plan_axis(info: TensorInfo, role: TensorRole, groups: _Groups) -> TensorJob
             ranges = tuple(ByteRange(info.file, start, slice_bytes) for start in starts)
             # A merged expert is picked by the plain mean of its members' router rows, whatever their weights.
             weights = (1 / len(ranges),) * len(ranges) if role.is_router else group.weights
-            pieces.append(_combine(info, ranges, weights))
+            piece = _combine(info, ranges, weights)
+            if role.is_router and noise is not None and isinstance(piece, Mean):
+                seed = (noise.seed, crc32(info.name.encode()), len(pieces))
+                piece = replace(piece, epsilon=noise.epsilon, seed=seed)
+            pieces.append(piece)
         if role.num_others:
             pieces.append(ByteRange(info.file, first + experts * slice_bytes, role.num_others * row_bytes))
     length = len(groups) * role.rows_per_expert + role.num_others

@@ -38,7 +38,8 @@ def choice_values(batch: RoutingBatch) -> torch.Tensor:
     change_T1 = batch.residual_change_T.double().clamp(min=0).unsqueeze(1)
     weighted_TK = gate_TK * norm_TK
     values = (torch.ones_like(gate_TK), gate_TK, norm_TK, weighted_TK, weighted_TK * change_T1, gate_TK * change_T1)
-    return torch.stack(values, dim=-1).flatten(0, 1)
+    # Side by side in memory they would be written one number at a time.
+    return torch.stack(values).flatten(1).T
 
 
 def add_requested(sums: Mapping[str, torch.Tensor], batch: RoutingBatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from moe_compress.collection.dense import Forward
+from moe_compress.collection.inside import Inside
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.types import RoutingBatch
 
@@ -29,11 +30,13 @@ class Adding:
         """Add what a layer did with a batch."""
         self._sums[self.domain].add(row, batch)
 
-    def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
+    def inspect(
+        self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch, inside: Inside
+    ) -> None:
         """Gather what is needed of a batch besides the chosen experts' norms."""
-        self._sums[self.domain].inspect(row, forward, inputs_TD, batch)
+        self._sums[self.domain].inspect(row, forward, inputs_TD, batch, inside)
 
     def finish(self) -> None:
-        """Finish the layers that ran since the last time, after all batches and while their weights are there."""
+        """Finish the layers that ran since the last time, while their weights are there, and the whole."""
         for sums in self._sums.values():
             sums.finish()

@@ -12,7 +12,14 @@ from typing import Any, Literal
 import torch
 
 from moe_compress.collection.batches import Batch, digest_batches, encode_domains
-from moe_compress.collection.distributed import add_ranks, join_ranks, parse_shard, refuse_empty_shards, take_share
+from moe_compress.collection.distributed import (
+    add_ranks,
+    join_ranks,
+    parse_shard,
+    refuse_empty_shards,
+    refuse_what_does_not_add,
+    take_share,
+)
 from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
@@ -21,7 +28,7 @@ from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, col
 from moe_compress.collection.sums import RoutingSums, start_sums
 from moe_compress.families.conversion import build_config
 from moe_compress.loading import load_tokenizer
-from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, digest_of
+from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, Reduction, digest_of
 
 logger = logging.getLogger(__name__)
 _KEPT_IN_MEMORY = 0.1
@@ -39,7 +46,7 @@ class CollectSettings:
         batch_size: sequences per forward pass.
         max_tokens: longer texts are cut here, or at the model's context.
         shard: `2/8` collects the second of eight shares of the batches; None all.
-        embedding_tokens: tokens that all experts run on, where `embedding` is requested.
+        embedding_tokens: tokens that all experts run on, where `embedding` or `elimination` is requested.
     """
 
     mode: Literal["auto", "resident", "streamed"] = "auto"
@@ -60,6 +67,7 @@ def collect(
     requests: Mapping[str, Collection[str]] | None = None,
     folder: Path | None = None,
     report: Callable[[LayerRecord], None] | None = None,
+    reductions: Mapping[str, Reduction] | None = None,
 ) -> dict[str, ExpertStatistics]:
     """Return each domain's statistics; prompt and response tokens both count.
 
@@ -72,9 +80,11 @@ def collect(
         requests: domain -> statistics to collect besides those every collection has; none by default.
         folder: where a streamed collection commits each layer, so that a killed one can go on; None: nowhere.
         report: is given a record of each streamed layer.
+        reductions: domain -> what makes `elimination` of a layer's sample; needed where that is requested.
 
     Raises:
-        UnsupportedModelError: if the family cannot be observed, or streamed.
+        ParameterError: if a shard does not exist, or what is requested cannot be divided among processes.
+        UnsupportedModelError: if the family cannot be observed, or streamed, or not for what is requested.
         ResourceError: if memory or disk do not suffice.
         CheckpointError: if a shard vanished or weights are damaged.
         StatisticsError: if an invariant of the sums is broken.
@@ -88,11 +98,17 @@ def collect(
     refuse_empty_shards(batches, settings.shard)
     streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
     asked = requests or dict.fromkeys(domains, ())
-    sums = {name: start_sums(layout, own, asked[name], settings.embedding_tokens) for name, own in batches.items()}
+    reduce = reductions or {}
+    sums = {
+        name: start_sums(layout, own, asked[name], settings.embedding_tokens, reduce.get(name))
+        for name, own in batches.items()
+    }
     with join_ranks(device.type == "cuda") as (rank, num_ranks):
+        refuse_what_does_not_add(asked, count * num_ranks)
         share = take_share(batches, place * num_ranks + rank, count * num_ranks)
         weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
-        base = [weights, {name: sorted(own) for name, own in asked.items()}, settings.embedding_tokens]
+        wanted = {name: [sorted(own), repr(reduce.get(name))] for name, own in asked.items()}
+        base = [weights, wanted, settings.embedding_tokens]
         run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
             add_ranks(sums, device)
@@ -125,7 +141,7 @@ def run(
             model = load_resident(streamed.files.folder, device, streamed.dtype)
             collect_resident(model, batches, sums, progress)
             return
-        keep = needed.disk_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
+        keep = needed.between_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
         point = ResumePoint(folder, fingerprint(streamed, layout, batches, base), keep)
         collect_streamed(streamed, batches, sums, point, progress)
     finally:

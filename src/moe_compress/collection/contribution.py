@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-_NUMBERS_CACHED, _NUMBERS_AT_ONCE = 2**16, 2**26
-"""Numbers converted to float32 at a time: on a CPU as many as its cache holds, elsewhere as bounds the memory."""
+_NUMBERS_IN_CACHE, _NUMBERS_ON_GPU = 2**17, 2**26
+"""Numbers taken in float32 at a time, by each core of a CPU or by a GPU."""
 
 
 def pass_through(
@@ -61,42 +60,40 @@ def change_direction(before_TD: torch.Tensor, added_TD: torch.Tensor) -> torch.T
 def row_norms(values: torch.Tensor) -> torch.Tensor:
     """Return L2 norms over the last axis, summed up in float32."""
     if values.device.type != "cpu" or values.dtype == torch.float32:
-        norms: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
-        return norms
-    # On a CPU the same call converts number by number, which takes twice as long.
+        return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)  # type: ignore[no-any-return]
+    # On a CPU the same call first writes all of it in float32, far from any cache.
     rows_ND = values.reshape(-1, values.shape[-1])
     norms_N = torch.empty(len(rows_ND))
-    for start, end, (piece,) in _in_float32(rows_ND):
-        torch.linalg.vector_norm(piece, dim=-1, out=norms_N[start:end])
+    buffer_ND = _buffer(rows_ND)
+    pieces = zip(torch.split(rows_ND, len(buffer_ND)), torch.split(norms_N, len(buffer_ND)), strict=True)
+    for some_ND, found_N in pieces:
+        torch.linalg.vector_norm(_in_float32(some_ND, buffer_ND), dim=-1, out=found_N)
     return norms_N.reshape(values.shape[:-1])
 
 
 def _norms_and_inner(one_TD: torch.Tensor, other_TD: torch.Tensor) -> torch.Tensor:
     """Return the norms of two tensors' rows and their inner products, float32 `[3, T]`."""
     found_3T = torch.empty(3, len(one_TD), device=one_TD.device)
-    for start, end, (one, other) in _in_float32(one_TD, other_TD):
-        torch.linalg.vector_norm(one, dim=-1, out=found_3T[0, start:end])
-        torch.linalg.vector_norm(other, dim=-1, out=found_3T[1, start:end])
-        torch.sum(one.mul_(other), dim=-1, out=found_3T[2, start:end])
+    buffer_ND, other_buffer_ND = _buffer(one_TD), _buffer(other_TD)
+    num_rows = len(buffer_ND)
+    pieces = zip(torch.split(one_TD, num_rows), torch.split(other_TD, num_rows), strict=True)
+    for (some_ND, same_ND), found_3N in zip(pieces, torch.split(found_3T, num_rows, dim=1), strict=True):
+        one_ND, other_ND = _in_float32(some_ND, buffer_ND), _in_float32(same_ND, other_buffer_ND)
+        torch.linalg.vector_norm(one_ND, dim=-1, out=found_3N[0])
+        torch.linalg.vector_norm(other_ND, dim=-1, out=found_3N[1])
+        product_ND = torch.mul(one_ND, other_ND, out=buffer_ND[: len(some_ND)])
+        torch.sum(product_ND, dim=-1, out=found_3N[2])
     return found_3T
 
 
-def _in_float32(*tensors: torch.Tensor) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
-    """Yield first row, last row and copies in float32 of a few rows at a time, always in the same memory.
+def _buffer(rows_ND: torch.Tensor) -> torch.Tensor:
+    """Return room in float32 for as many of the rows as are taken at a time."""
+    is_cpu = rows_ND.device.type == "cpu"
+    numbers = _NUMBERS_IN_CACHE * torch.get_num_threads() if is_cpu else _NUMBERS_ON_GPU
+    num_rows, width = rows_ND.shape
+    return torch.empty(max(1, min(numbers // width, num_rows)), width, device=rows_ND.device)
 
-    So they stay in a CPU's cache, and what they take is bounded. What is yielded may be written over.
-    """
-    num_rows, width = tensors[0].shape
-    numbers = _NUMBERS_CACHED if tensors[0].device.type == "cpu" else _NUMBERS_AT_ONCE
-    rows = min(max(1, numbers // width), max(1, num_rows))
-    buffers = [torch.empty(rows, width, device=tensor.device) for tensor in tensors]
-    for start in range(0, num_rows, rows):
-        end = min(start + rows, num_rows)
-        yield (
-            start,
-            end,
-            [
-                buffer[: end - start].copy_(tensor[start:end])
-                for buffer, tensor in zip(buffers, tensors, strict=True)
-            ],
-        )
+
+def _in_float32(some_ND: torch.Tensor, buffer_ND: torch.Tensor) -> torch.Tensor:
+    """Return rows in float32, in the buffer if they are not yet."""
+    return some_ND if some_ND.dtype == torch.float32 else buffer_ND[: len(some_ND)].copy_(some_ND)

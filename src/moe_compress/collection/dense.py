@@ -58,8 +58,8 @@ def positions_of(demonstrations_T: torch.Tensor) -> torch.Tensor:
     return index_T - (index_T * is_first_T).cummax(dim=0).values
 
 
-class DenseSample:
-    """Gathers what enters each layer's experts at the sampled tokens, then runs every expert on all of it.
+class TokenSample:
+    """Which tokens of a domain are in a sample, and where each stands in it.
 
     Attributes:
         num_tokens: tokens in the sample, in all demonstrations together.
@@ -68,6 +68,22 @@ class DenseSample:
     def __init__(self, lengths: Sequence[int], num_tokens: int) -> None:
         self._places_NS = choose_sample(lengths, num_tokens)
         self.num_tokens = min(num_tokens, sum(lengths))
+
+    def find(self, batch: RoutingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places in the sample of those of a batch's tokens that are in it, and which they are."""
+        device = batch.demonstrations_T.device
+        if self._places_NS.device != device:
+            self._places_NS = self._places_NS.to(device)
+        place_T = self._places_NS[batch.demonstrations_T, positions_of(batch.demonstrations_T)].long()
+        token_S = (place_T >= 0).nonzero()[:, 0]
+        return place_T[token_S], token_S
+
+
+class DenseSample:
+    """Gathers what enters each layer's experts at the sampled tokens, then runs every expert on all of it."""
+
+    def __init__(self, lengths: Sequence[int], num_tokens: int) -> None:
+        self.tokens = TokenSample(lengths, num_tokens)
         self._forwards: dict[int, Forward] = {}
         self._inputs: dict[int, torch.Tensor] = {}
         self._arrived: dict[int, torch.Tensor] = {}
@@ -89,18 +105,14 @@ class DenseSample:
         Raises:
             UnsupportedModelError: if the family's experts cannot be run one by one.
         """
-        device = inputs_TD.device
-        if self._places_NS.device != device:
-            self._places_NS = self._places_NS.to(device)
         if row not in self._inputs:
             check_runs_single_experts(forward)
             self._forwards[row] = forward
-            self._inputs[row] = inputs_TD.new_zeros(self.num_tokens, inputs_TD.shape[1])
-            self._arrived[row] = torch.zeros(self.num_tokens, dtype=torch.bool, device=device)
-        place_T = self._places_NS[batch.demonstrations_T, positions_of(batch.demonstrations_T)].long()
-        is_sampled_T = place_T >= 0
-        self._inputs[row][place_T[is_sampled_T]] = inputs_TD[is_sampled_T]
-        self._arrived[row][place_T[is_sampled_T]] = True
+            self._inputs[row] = inputs_TD.new_zeros(self.tokens.num_tokens, inputs_TD.shape[1])
+            self._arrived[row] = torch.zeros(self.tokens.num_tokens, dtype=torch.bool, device=inputs_TD.device)
+        place_S, token_S = self.tokens.find(batch)
+        self._inputs[row][place_S] = inputs_TD[token_S]
+        self._arrived[row][place_S] = True
 
     def finish(self, row: int, num_experts: int) -> dict[str, torch.Tensor]:
         """Return the layer's `embedding` `[E, D]` and `embedding_tokens` `[E]`, float64, and let go of the layer.
@@ -131,7 +143,7 @@ def check_runs_single_experts(forward: Forward) -> None:
     """
     if len(signature(forward).parameters) < 3:
         raise UnsupportedModelError(
-            "this family's experts are not handed the choice of experts, so 'embedding' cannot be collected; "
+            "this family's experts are not handed the choice of experts, so they cannot all run on one sample; "
             "choose a method that does not need it (select.method, collect.statistics)"
         )
 

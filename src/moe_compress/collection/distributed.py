@@ -6,7 +6,7 @@ A batch has the same rows wherever it runs, so its routing is the same and count
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -68,6 +68,25 @@ def refuse_empty_shards(domains: Mapping[str, Sequence[Batch]], shard: str | Non
         )
 
 
+def refuse_what_does_not_add(requests: Mapping[str, Collection[str]], num_processes: int) -> None:
+    """Check that what each of several processes collects can be added up.
+
+    Args:
+        requests: domain -> statistics besides those every collection has.
+        num_processes: ranks of all shards.
+
+    Raises:
+        ParameterError: if it cannot.
+    """
+    alone = [domain for domain, own in requests.items() if "elimination" in own]
+    if alone and num_processes > 1:
+        raise ParameterError(
+            f"'elimination_rank' of domain '{alone[0]}' is asked for from {num_processes} processes, but ranks of "
+            "eliminations do not add, and one elimination needs the whole sample; collect it in one process, "
+            "without collect.shard and torchrun"
+        )
+
+
 def take_share(domains: Mapping[str, Sequence[Batch]], place: int, count: int) -> dict[str, tuple[Batch, ...]]:
     """Return every `count`-th batch of each domain from `place` on: longest first, so shares are of like length."""
     return {name: tuple(batches[place::count]) for name, batches in domains.items()}
@@ -80,8 +99,8 @@ def add_ranks(domains: Mapping[str, RoutingSums], device: torch.device) -> None:
         domains: name -> this rank's sums.
         device: where the ranks' backend wants what it adds.
     """
-    for sums in domains.values():
-        ours = sums.state()
+    for sums, row in ((own, row) for own in domains.values() for row in range(len(own.layout.layers))):
+        ours = sums.state([row])  # layer by layer: all of them at once may be large
         shapes = _gather_shapes({key: tuple(value.shape) for key, value in ours.items()})
         for key, shape in sorted(shapes.items()):  # a rank without batches of this domain has nothing yet
             value = ours.get(key, torch.zeros(shape, dtype=torch.float64)).to(device)

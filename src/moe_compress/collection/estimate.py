@@ -34,8 +34,10 @@ class Estimate:
         read_bytes: read from the checkpoint.
         device_bytes: peak memory of the device; on a CPU, of the host.
         host_bytes: peak host memory beside that.
-        disk_bytes: outputs of two layers at most.
+        disk_bytes: outputs of two layers at most, and what was asked for of each finished layer.
         seconds: a rough guess from a short measurement of this machine.
+        between_bytes: outputs of two layers, wherever they lie.
+        weight_bytes: of the device's memory, what weights take: two layers' or all.
     """
 
     mode: str
@@ -45,6 +47,8 @@ class Estimate:
     host_bytes: int
     disk_bytes: int
     seconds: float
+    between_bytes: int = 0
+    weight_bytes: int = 0
 
     def __str__(self) -> str:
         rows = {
@@ -52,7 +56,7 @@ class Estimate:
             "read from the checkpoint": _in_gb(self.read_bytes),
             "peak memory of the device": _in_gb(self.device_bytes),
             "peak host memory beside it": _in_gb(self.host_bytes),
-            "disk for outputs between layers": _in_gb(self.disk_bytes),
+            "disk while it runs": _in_gb(self.disk_bytes),
             "time, very roughly": f"{self.seconds:,.0f} s",
         }
         return "\n".join([f"{self.mode} collection, estimated:", *(f"  {k:<32}{v:>14}" for k, v in rows.items())])
@@ -82,9 +86,10 @@ def estimate(
     sizes = streamed.layer_bytes()
     outside = streamed.outside_bytes()
     padded = sum(batch.input_ids_BS.numel() for batch in batches)
-    hidden = padded * _hidden_size(streamed.model) * streamed.dtype.itemsize
+    between = 2 * sum(_bytes_between_layers(streamed, batch) for batch in batches) if mode == "streamed" else 0
     largest = max((_activation_bytes(streamed, layout, batch) for batch in batches), default=0)
     is_streamed = mode == "streamed"
+    weights = outside + (2 * max(sizes) if is_streamed else sum(sizes))
     read = streamed.read_bytes()
     parameters = _active_parameters(streamed, layout)
     resident_layers = 1 if is_streamed else len(layout.layers)
@@ -100,10 +105,12 @@ def estimate(
         mode,
         sum(batch.num_tokens for batch in batches),
         read,
-        outside + largest + (2 * max(sizes) if is_streamed else sum(sizes)) + sum(c.device_bytes for c in asked),
-        sum(c.file_bytes for c in asked) + (2 * hidden if is_streamed and folder is None else 0),
-        2 * hidden if is_streamed and folder else 0,
+        weights + largest + sum(c.device_bytes for c in asked),
+        sum(c.file_bytes for c in asked) + (between if folder is None else 0),
+        between + sum(c.file_bytes for c in asked) if is_streamed and folder else 0,
         max(seconds, reading) if is_streamed else seconds + reading,
+        between,
+        weights,
     )
 
 
@@ -150,10 +157,14 @@ def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path 
         checks.append(("disk", needed.disk_bytes, shutil.disk_usage(folder).free, "data.sample"))
     for what, need, free, parameter in checks:
         if need > free:
-            smaller = " or set collect.mode to streamed" if needed.mode == "resident" else ""
+            step = f"free some, or lower {parameter}"
+            if needed.mode == "resident":
+                step += " or set collect.mode to streamed"
+            elif what != "disk" and needed.weight_bytes > free:
+                step = f"two layers' weights alone are {_in_gb(needed.weight_bytes)}, so take a device with more"
             raise ResourceError(
                 f"{needed.mode} collection needs about {_in_gb(need)} of {what}, but {_in_gb(free)} are free"
-                f"{f' in {folder}' if what == 'disk' else ''}; free some, or lower {parameter}{smaller}"
+                f"{f' in {folder}' if what == 'disk' else ''}; {step}"
             )
 
 
@@ -181,6 +192,28 @@ def _hidden_size(model: Any) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
+def _bytes_between_layers(streamed: StreamedModel, batch: Batch) -> int:
+    """Return the bytes that one layer hands on to the next for a batch, at most."""
+    config = streamed.model.config.get_text_config()
+    numbers = _hidden_size(streamed.model) * getattr(config, "hc_mult", 1)  # DeepSeek-V4 has several streams
+    sources = getattr(config, "kv_source_layers", None) or []
+    if getattr(config, "num_kv_shared_layers", 0) or len(set(sources)) < len(sources):
+        numbers += 2 * _widest_pair(streamed.model)  # of two kinds: sliding and full, or with and without positions
+    rows, length = batch.input_ids_BS.shape
+    # Positions that one layer chose and the next reuses.
+    chosen = min(config.index_topk, length) if getattr(config, "indexer_types", None) else 0
+    return int(rows * length * (numbers * streamed.dtype.itemsize + 8 * chosen))
+
+
+def _widest_pair(model: Any) -> int:
+    """Return the numbers in the widest layer's key and value of one token, compressed where the family does so."""
+    times = {".k_proj.weight": 2, ".kv_a_proj_with_mqa.weight": 1}
+    found = (
+        len(value) * times[end] for name, value in model.named_parameters() for end in times if name.endswith(end)
+    )
+    return max(found, default=0)
+
+
 def _activation_bytes(streamed: StreamedModel, layout: MoELayout, batch: Batch) -> int:
     """Return roughly what one layer's forward pass of a batch needs beside weights: pairs, norms and the mask."""
     rows, length = batch.input_ids_BS.shape
@@ -203,7 +236,9 @@ def _shape_of(
     experts = sum(value.numel() for name, value in streamed.model.named_parameters() if ".experts." in name)
     num_tokens = sum(batch.num_tokens for batch in batches)
     one = experts // sum(layout.num_experts)
-    return CollectedShape(layout, _hidden_size(streamed.model), one, num_tokens, embedding_tokens, resident_layers)
+    demonstrations = sum(len(batch.demonstrations_B) for batch in batches)
+    hidden = _hidden_size(streamed.model)
+    return CollectedShape(layout, hidden, one, num_tokens, embedding_tokens, resident_layers, demonstrations)
 
 
 def _active_parameters(streamed: StreamedModel, layout: MoELayout) -> int:

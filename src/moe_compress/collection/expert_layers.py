@@ -22,6 +22,7 @@ class ExpertLayer:
         owner: the module that holds the experts: the MoE block, or the decoder layer itself.
         experts: the module that runs the routed experts.
         departure: how the family departs from the common shape.
+        family: the model type.
     """
 
     row: int
@@ -30,6 +31,7 @@ class ExpertLayer:
     owner: nn.Module
     experts: nn.Module
     departure: Departure
+    family: str
 
     @property
     def block(self) -> nn.Module:
@@ -60,7 +62,7 @@ def find_layers(model: Any) -> list[ExpertLayer]:
         index = max((place for place, part in enumerate(parts) if part.isdigit()), default=0)
         decoder_layer = model.get_submodule(".".join(parts[: index + 1]))
         owner = model.get_submodule(".".join(parts[:-1]))
-        found.append(ExpertLayer(len(found), name, decoder_layer, owner, module, departure))
+        found.append(ExpertLayer(len(found), name, decoder_layer, owner, module, departure, family))
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no layer with routed experts; give a Mixture-of-Experts checkpoint"

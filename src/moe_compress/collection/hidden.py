@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
+from collections import deque
+from concurrent.futures import Executor, Future
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from moe_compress.collection.replay import LayerOutput
 
 _ALIGNMENT = 64
+_WAITING = 2
+"""Outputs that may be on their way to the disk at once, where memory is too small to keep them."""
 Place = dict[str, Any]
 
 
@@ -22,20 +26,22 @@ class HiddenStates:
     Args:
         path: the file they are written to; None keeps them in memory alone.
         keep: whether they also stay in memory.
+        writer: one thread, which writes while the model goes on computing; used if there is a path.
     """
 
-    def __init__(self, path: Path | None, keep: bool) -> None:
-        self._path, self._keep = path, keep or path is None
+    def __init__(self, path: Path | None, keep: bool, writer: Executor | None) -> None:
+        self._path, self._keep, self._writer = path, keep or path is None, writer
         self._kept: list[LayerOutput | None] = []
         self._places: list[Place] = []
-        self._file = path.open("wb") if path else None
+        self._waiting: deque[Future[None]] = deque(maxlen=_WAITING)
+        self._error: OSError | None = None
+        self._file: FileIO | None = None
         self._map: mmap.mmap | None = None
 
     @classmethod
     def reopen(cls, path: Path, described: list[Place]) -> HiddenStates:
-        """Return the outputs that `describe` described, read from their file."""
-        states = cls.__new__(cls)
-        states._path, states._keep, states._kept, states._file, states._map = path, False, [], None, None
+        """Return the outputs that `finish` described, read from their file."""
+        states = cls(path, keep=False, writer=None)
         states._places = described
         return states
 
@@ -43,14 +49,16 @@ class HiddenStates:
         """Add the next batch's output, which may lie on any device.
 
         Raises:
-            OSError: if the disk is full.
+            OSError: if the disk is full, for this output or one before.
         """
         output = output.to(torch.device("cpu"))
         if self._keep:
             self._kept.append(output)
-        if self._file is not None:
-            parts = [None if part is None else self._write(part) for part in output.parts]
-            self._places.append({"parts": parts, "is_tuple": output.is_tuple})
+        if self._writer is not None and self._path is not None:
+            if not self._keep and len(self._waiting) == _WAITING:
+                self._waiting[0].result()
+            self._waiting.append(self._writer.submit(self._write, output))
+        self._raise_error()
 
     def take(self, number: int) -> LayerOutput:
         """Return a batch's output; one that is in memory is given away, since it is read once."""
@@ -58,13 +66,21 @@ class HiddenStates:
             output, self._kept[number] = self._kept[number], None
             assert output is not None
             return output
+        if self._waiting:
+            self._waiting[-1].result()
+            self._raise_error()
         place = self._places[number]
-        return LayerOutput(tuple(p and self._read(p) for p in place["parts"]), place["is_tuple"])
+        left = {(name, key): tuple(map(self._read, parts)) for name, key, parts in place["left"]}
+        return LayerOutput(tuple(p and self._read(p) for p in place["parts"]), place["is_tuple"], left)
 
     def finish(self) -> list[Place]:
-        """Flush the file to disk and return where each output lies in it."""
+        """Flush the file to disk and return where each output lies in it; the writer's last task with it.
+
+        Raises:
+            OSError: if an output could not be written.
+        """
+        self._raise_error()
         if self._file is not None:
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
@@ -74,18 +90,26 @@ class HiddenStates:
         """Give memory and disk back."""
         self._kept, self._map = [], None
         if self._file is not None:
-            with suppress(OSError):  # a full disk refuses what is still to be written
-                self._file.close()
+            self._file.close()
             self._file = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _write(self, part: torch.Tensor) -> Place:
-        assert self._file is not None
-        self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
-        start = self._file.tell()
-        self._file.write(memoryview(part.contiguous().reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
-        return {"dtype": str(part.dtype).removeprefix("torch."), "shape": list(part.shape), "start": start}
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, output: LayerOutput) -> None:
+        assert self._path is not None
+        try:
+            if self._file is None:  # not before the first output: the file of two layers ago is gone by now
+                self._file = self._path.open("wb", buffering=0)
+            parts = [None if part is None else _write_part(self._file, part) for part in output.parts]
+            left = [(*place, [_write_part(self._file, p) for p in own]) for place, own in output.left.items()]
+        except OSError as error:
+            self._error = self._error or error
+        else:
+            self._places.append({"parts": parts, "is_tuple": output.is_tuple, "left": left})
 
     def _read(self, place: Place) -> torch.Tensor:
         if self._map is None:
@@ -94,4 +118,22 @@ class HiddenStates:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants it writable
         shape, dtype = place["shape"], getattr(torch, place["dtype"])
         count = torch.Size(shape).numel()
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=place["start"]).reshape(shape)
+        flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=place["start"])
+        return flat.reshape(shape).permute(place["axes"])
+
+
+def _write_part(file: FileIO, part: torch.Tensor) -> Place:
+    """Write a tensor behind what is there and return where it lies.
+
+    Its axes keep their order in memory: kernels may round otherwise where it is another.
+    """
+    start = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
+    file.seek(start)
+    order = sorted(range(part.dim()), key=part.stride, reverse=True)
+    stored = part.permute(order).contiguous()
+    rest = memoryview(stored.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    while rest:
+        rest = rest[file.write(rest) :]
+    axes = [order.index(axis) for axis in range(part.dim())]
+    dtype = str(part.dtype).removeprefix("torch.")
+    return {"dtype": dtype, "shape": list(stored.shape), "axes": axes, "start": start}

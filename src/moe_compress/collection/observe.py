@@ -12,12 +12,13 @@ from moe_compress.collection.batches import Batch
 from moe_compress.collection.contribution import change_direction
 from moe_compress.collection.expert_layers import find_layers
 from moe_compress.collection.experts_call import ExpertsCall, Forward
+from moe_compress.collection.inside import Inside
 from moe_compress.collection.watch import LayerWatch
 from moe_compress.errors import StatisticsError
 from moe_compress.types import RoutingBatch
 
 Record = Callable[[int, RoutingBatch], None]
-Inspect = Callable[[int, Forward, torch.Tensor, RoutingBatch], None]
+Inspect = Callable[[int, Forward, torch.Tensor, RoutingBatch, Inside], None]
 
 
 class _Observer:
@@ -47,14 +48,39 @@ class _Observer:
                 "give the batch to the observer before its forward pass"
             )
         batch = self._routing_batch(watch, call)
-        _check_finite(batch, call.hidden_TD, watch.layer.name)
+        if not _is_finite(batch):
+            raise StatisticsError(self._say_not_finite(watch, call, batch))
         self.record(watch.layer.row, batch)
         if self.inspect is not None:
-            self.inspect(watch.layer.row, watch.run_experts, self._real(call.hidden_TD), batch)
+            inside = Inside(watch, self._real)
+            self.inspect(watch.layer.row, watch.run_experts, self._real(call.hidden_TD), batch, inside)
 
     def _real(self, values: torch.Tensor) -> torch.Tensor:
         """Return the rows of real tokens."""
         return values if self.places_T is None else values[self.places_T.to(values.device)]
+
+    def _say_not_finite(self, watch: LayerWatch, call: ExpertsCall, batch: RoutingBatch) -> str:
+        """Return where the first value that is not finite came from, in the order in which a layer computes."""
+        name, entered = watch.layer.name, watch.entered
+        came_TX = None if entered is None else self._real(entered.reshape(self.num_places, -1))
+        is_broken_TK = ~batch.output_norms_TK.isfinite()
+        if came_TX is not None and not bool(came_TX.isfinite().all()):
+            where, what = f"what the layers before gave to the decoder layer of '{name}'", "those layers"
+        elif not bool(self._real(call.hidden_TD).isfinite().all()):
+            where, what = f"what '{name}' read", "the attention and the norms of its decoder layer"
+        elif not bool(
+            batch.router_logits_TE.amax(dim=-1).isfinite().all() & batch.gate_weights_TK.isfinite().all()
+        ):
+            where, what = f"what the router said to '{name}'", "that router"
+        elif bool(is_broken_TK.any()):
+            expert = int(batch.expert_ids_TK[is_broken_TK][0])
+            where, what = f"the output of expert {expert} of '{name}'", "that expert"
+        else:
+            where, what = f"the residual stream after '{name}'", "its decoder layer"
+        return (
+            f"NaN or infinity in {where}; check the weights of {what} in the checkpoint for damage, or set "
+            "collect.dtype to float32"
+        )
 
     def _routing_batch(self, watch: LayerWatch, call: ExpertsCall) -> RoutingBatch:
         before_TD, added_TD = (self._real(values) for values in watch.before_and_added())
@@ -81,8 +107,8 @@ def observe(model: Any, record: Record, inspect: Inspect | None = None) -> Itera
         model: a transformers model; left as it was afterwards.
         record: receives the layer's position among the layers with experts, and what it did.
         inspect: receives, after `record`, the layer's position, its experts' own `forward(hidden, ids, weights)`,
-            what they read `[T, D]` (padding removed), and what they did. For statistics that need more than
-            the chosen experts' norms.
+            what they read `[T, D]` (padding removed), what they did, and what else can be asked of the layer. For
+            statistics that need more than the chosen experts' norms.
 
     Yields:
         a function to be given each batch before its forward pass.
@@ -98,23 +124,8 @@ def observe(model: Any, record: Record, inspect: Inspect | None = None) -> Itera
         yield observer.set_batch
 
 
-def _check_finite(batch: RoutingBatch, read_TD: torch.Tensor, name: str) -> None:
-    """Check a layer's values with one number, so that a GPU is waited for once a layer.
-
-    Raises:
-        StatisticsError: if a value is NaN or infinite.
-    """
-    totals = {
-        "its router's logits": batch.router_logits_TE.amax(dim=-1).sum(),
-        "its gate weights": batch.gate_weights_TK.sum(),
-        "its experts' outputs": batch.output_norms_TK.sum(),
-        "the residual stream after it": batch.residual_change_T.sum(),
-    }
-    if bool(sum(total.double() for total in totals.values()).isfinite()):  # type: ignore[union-attr]
-        return
-    broken = next(part for part, total in totals.items() if not bool(total.isfinite()))
-    if not bool(read_TD.isfinite().all()):
-        broken = "what it read from the layers before"
-    raise StatisticsError(
-        f"NaN or infinity in {name}, in {broken}; check the checkpoint for damaged weights, or collect in float32"
-    )
+def _is_finite(batch: RoutingBatch) -> bool:
+    """Whether all values of a layer are finite, told by one number, so that a GPU is waited for once a layer."""
+    values = batch.gate_weights_TK, batch.output_norms_TK, batch.residual_change_T
+    total = batch.router_logits_TE.amax(dim=-1).sum().double()
+    return bool(sum((each.sum().double() for each in values), total).isfinite())

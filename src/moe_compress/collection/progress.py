@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10
+"""Where nobody sees a bar move, such as in a log file; the end of each layer is a line in any case."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class LayerRecord:
     tokens_per_second: float
     bytes_per_second: float
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the last layer's end, if those to come are as fast."""
+        return self.seconds * (self.num_layers - self.layer - 1)
+
 
 class Progress:
     """A bar over all tokens of all layers, whose end it foretells.
@@ -42,7 +51,13 @@ class Progress:
     ) -> None:
         self._num_tokens, self._num_layers = num_tokens, num_layers
         self._report = report or (lambda record: None)
-        self._bar = tqdm(total=num_tokens * num_layers, unit="tok", unit_scale=True, desc="collect")
+        self._bar = tqdm(
+            total=num_tokens * num_layers,
+            unit="tok",
+            unit_scale=True,
+            desc="collect",
+            mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
+        )
         self._bytes = 0
         self._started, self._layer = time.perf_counter(), -1
 

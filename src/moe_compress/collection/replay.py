@@ -2,12 +2,15 @@
 
 The model's code runs from its embeddings to the layer that is asked for, so masks, positions and whatever is done
 between layers are the family's own. The layer before answers with its kept output, those further back with NaN: a
-family whose layers look further back than one layer is found out instead of computed wrongly.
+family whose layers look further back than one layer is found out instead of computed wrongly. Only what layers
+leave for later ones in a table that is handed to each, such as keys and values that several share, is handed on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +18,17 @@ from torch import nn
 
 from moe_compress.collection.batches import Batch
 from moe_compress.errors import CheckpointError, UnsupportedModelError
+
+_NO_MEMORY = (
+    "can't allocate memory",  # torch's own allocator for CPUs
+    "could not create a primitive",  # oneDNN, whose matrix products say no more than this
+    "can't start new thread",
+    "std::bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS
+)
+"""What torch and its libraries say where they raise no error of its own for it."""
+
+Left = dict[tuple[str, str], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -24,10 +38,12 @@ class LayerOutput:
     Attributes:
         parts: its tensors; the hidden states come first. None stays None.
         is_tuple: whether the layer returns a tuple or its only tensor.
+        left: (keyword argument, key) -> what this layer and those before it put into a table for later layers.
     """
 
     parts: tuple[torch.Tensor | None, ...]
     is_tuple: bool
+    left: Left = field(default_factory=dict)
 
     @property
     def value(self) -> Any:
@@ -41,7 +57,8 @@ class LayerOutput:
 
     def to(self, device: torch.device) -> LayerOutput:
         """Return it on a device."""
-        return LayerOutput(tuple(p if p is None else p.to(device) for p in self.parts), self.is_tuple)
+        left = {place: tuple(part.to(device) for part in parts) for place, parts in self.left.items()}
+        return LayerOutput(tuple(p if p is None else p.to(device) for p in self.parts), self.is_tuple, left)
 
     def as_unknown(self) -> LayerOutput:
         """Return the same shapes with NaN for every number, in no memory."""
@@ -90,8 +107,8 @@ class Replay:
                 raise UnsupportedModelError(self._say(index, "uses what layers before its neighbour computed"))
             raise CheckpointError(
                 f"layer {index} gives values that are not finite for tokens of the demonstrations; check "
-                f"'{self.path}.{index}' of the checkpoint for damaged weights, or set collect.dtype to float32, "
-                "and run again, which goes on from this layer"
+                f"'{self.path}.{index}' of the checkpoint for damaged weights, or set collect.dtype to float32; "
+                "either starts anew, and the same command on the same weights goes on from this layer"
             )
         return output
 
@@ -101,14 +118,19 @@ class Replay:
         try:
             for place, layer in enumerate(self._layers[: index + 1]):
                 known = before if place == index - 1 else further
-                self._stack[place] = _Last(layer) if place == index else _Answer(layer, known)
+                self._stack[place] = _Last(layer, before) if place == index else _Answer(layer, known)
             self._model.base_model(batch.input_ids_BS, attention_mask=batch.mask_BS, use_cache=False)
         except _Reached as reached:
-            return self._checked(index, reached.output)
+            return replace(self._checked(index, reached.output), left=reached.left)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            if index and not isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
+                raise
+            if index:
                 raise UnsupportedModelError(self._say(index, f"cannot run alone ({error})")) from error
-            raise
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} cannot run on text as far as its first decoder layer ({error}); "
+                "complete config.json, or choose a model of another family"
+            ) from error
         finally:
             for place, layer in enumerate(self._layers):
                 self._stack[place] = layer
@@ -131,6 +153,14 @@ class Replay:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the host, has no memory left."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return says_so or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
 def find_stack(model: Any) -> tuple[str, nn.ModuleList]:
     """Return the name and the list of the decoder layers: the outermost list that holds routed experts.
 
@@ -150,9 +180,9 @@ def find_stack(model: Any) -> tuple[str, nn.ModuleList]:
 class _Reached(Exception):
     """Leaves the model's forward pass with a layer's output, since nothing after it is needed."""
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, output: Any, left: Left) -> None:
         super().__init__()
-        self.output = output
+        self.output, self.left = output, left
 
 
 class _StandIn(nn.Module):
@@ -174,14 +204,35 @@ class _Answer(_StandIn):
         self.__dict__["_output"] = output
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["_output"].value
+        output = self.__dict__["_output"]
+        for (name, key), values in output.left.items():
+            kwargs[name][key] = values
+        return output.value
 
 
 class _Last(_StandIn):
     """The layer that is run now."""
 
+    def __init__(self, layer: nn.Module, before: LayerOutput | None) -> None:
+        super().__init__(layer)
+        self.__dict__["_left"] = before.left if before else {}
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise _Reached(self.__dict__["_layer"](*args, **kwargs))
+        found = _read_tables(kwargs)
+        output = self.__dict__["_layer"](*args, **kwargs)
+        new = {place: values for place, values in _read_tables(kwargs).items() if found.get(place) is not values}
+        raise _Reached(output, self.__dict__["_left"] | new)
+
+
+def _read_tables(kwargs: Mapping[str, Any]) -> Left:
+    """Return (keyword argument, key) -> value, of every table of tuples of tensors."""
+    return {
+        (name, key): values
+        for name, table in kwargs.items()
+        if isinstance(table, MutableMapping)
+        for key, values in table.items()
+        if isinstance(values, tuple) and all(isinstance(value, torch.Tensor) for value in values)
+    }
 
 
 def _is_finite(output: LayerOutput, batch: Batch) -> bool:

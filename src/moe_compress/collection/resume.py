@@ -1,4 +1,8 @@
-"""Where a collection stands after each layer, committed by one rename, so that a killed one goes on from there."""
+"""Where a collection stands after each layer, committed by one rename, so that a killed one goes on from there.
+
+Each finished layer is one small file with its sums; the last one also says where that layer's outputs lie. Another
+thread writes them while the next layer computes, one after the other, so that on disk is always some layer's end.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +23,19 @@ from safetensors.torch import save
 
 from moe_compress.atomic import write_atomically
 from moe_compress.collection.hidden import HiddenStates
+from moe_compress.collection.replay import is_out_of_memory
 from moe_compress.collection.sums import RoutingSums
-from moe_compress.errors import ResourceError
+from moe_compress.errors import ResourceError, StatisticsError
 
 logger = logging.getLogger(__name__)
-_PROGRESS = "progress.safetensors"
 _LOCK = "lock"
 
 
 class ResumePoint:
-    """The sums so far and the last finished layer's outputs, in a folder of their own or in memory alone.
+    """Each finished layer's sums and the last one's outputs, in a folder of their own or in memory alone.
 
-    A finished collection leaves its sums there, which are small, until `remove_finished` is called.
+    With a folder a finished layer's sums leave memory, until `finish` brings those of all layers back. They stay
+    in the folder, being small, until `remove_finished` is called.
 
     Args:
         folder: holds one sub-folder per fingerprint; None keeps all in memory, and nothing can go on.
@@ -43,9 +49,11 @@ class ResumePoint:
         self._before: HiddenStates | None = None
         self._after: HiddenStates | None = None
         self._lock: FileLock | None = None
+        self._writer = ThreadPoolExecutor(1, "commit-layer") if folder else None
+        self._commit: Future[None] | None = None
 
-    def restore(self, sums: Mapping[str, RoutingSums]) -> int:
-        """Fill the sums with what was committed and return the first layer that is still to run.
+    def restore(self) -> int:
+        """Return the first layer that is still to run, with the outputs of the one before it at hand.
 
         Raises:
             ResourceError: if another process is at the same collection.
@@ -53,20 +61,21 @@ class ResumePoint:
         if self._folder is None:
             return 0
         self._lock = _lock(self._folder)
-        described, state = _read(self._folder / _PROGRESS, self._fingerprint)
-        kept = described.get("hidden")
+        layer, described = 0, {"hidden": None}
+        while (path := _path_of(self._folder, layer)).is_file():
+            if (found := _describe(path))["fingerprint"] != self._fingerprint:
+                layer, described = 0, {"hidden": None}
+                break
+            layer, described = layer + 1, found
+        kept = {_LOCK, described["hidden"], *(_path_of(self._folder, number).name for number in range(layer))}
         for path in self._folder.iterdir():  # what a killed run left beside what it committed
-            if path.name not in (kept, _LOCK, _PROGRESS if described else None):
+            if path.name not in kept:
                 path.unlink()
-        if not described:
-            return 0
-        for number, each in enumerate(sums.values()):
-            start = f"{number}/"
-            each.restore({n.removeprefix(start): v for n, v in state.items() if n.startswith(start)})
-        if kept is not None:
-            self._before = HiddenStates.reopen(self._folder / kept, described["places"])
-        logger.info("going on from layer %d of an interrupted collection", described["layer"])
-        return int(described["layer"])
+        if described["hidden"] is not None:
+            self._before = HiddenStates.reopen(self._folder / described["hidden"], described["places"])
+        if layer:
+            logger.info("going on from layer %d of an interrupted collection", layer)
+        return layer
 
     @property
     def before(self) -> HiddenStates | None:
@@ -77,31 +86,45 @@ class ResumePoint:
         """Return where a layer's outputs go, None for the last, whose outputs nobody reads."""
         if is_last:
             return None
-        self._after = HiddenStates(self._folder / f"hidden-{layer}.bin" if self._folder else None, self._keep)
+        path = self._folder / f"hidden-{layer}.bin" if self._folder else None
+        self._after = HiddenStates(path, self._keep, self._writer)
         return self._after
 
     def commit(self, layer: int, sums: Mapping[str, RoutingSums]) -> None:
-        """Make a layer's end the place to go on from, and drop what the layer before said."""
-        places = self._after.finish() if self._after else []
-        if self._folder is not None:
-            described = {
-                "fingerprint": self._fingerprint,
-                "layer": layer + 1,
-                "hidden": f"hidden-{layer}.bin" if self._after else None,
-                "places": places,
-            }
-            state = {f"{n}/{k}": v for n, each in enumerate(sums.values()) for k, v in each.state().items()}
-            write_atomically(self._folder / _PROGRESS, save(state, {"progress": json.dumps(described)}))
-        if self._before is not None:
+        """Make a layer's end the place to go on from, and drop what the layer before said.
+
+        Raises:
+            OSError: if the disk is full, for this layer or the one before.
+        """
+        if self._writer is not None:
+            state = {f"{n}/{k}": v for n, each in enumerate(sums.values()) for k, v in each.take().items()}
+            self._wait()
+            self._commit = self._writer.submit(self._write, layer, state, self._before, self._after)
+        elif self._before is not None:
             self._before.delete()
         self._before, self._after = self._after, None
+
+    def finish(self, sums: Mapping[str, RoutingSums]) -> None:
+        """Wait until the last layer is on disk, and fill the sums with what all layers committed."""
+        if self._folder is None:
+            return
+        self._wait()
+        for path in sorted(self._folder.glob("layer-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            for number, each in enumerate(sums.values()):
+                start = f"{number}/"
+                each.restore({n.removeprefix(start): v for n, v in state.items() if n.startswith(start)})
 
     def abandon(self, error: BaseException) -> None:
         """Give back what an unfinished layer wrote; what was committed stays.
 
         Raises:
-            ResourceError: if the error is a full disk.
+            ResourceError: if the error is a full disk or memory.
+            StatisticsError: the same, saying where the collection stands.
         """
+        if self._writer is not None:
+            self._writer.shutdown()  # a finished layer that is being written is not lost
         if self._after is not None:
             self._after.delete()
             self._after = None
@@ -110,11 +133,53 @@ class ResumePoint:
                 f"the disk of {self._folder} is full; free space there and run the same command again, which goes "
                 "on from the last finished layer"
             ) from error
+        if is_out_of_memory(error):
+            raise ResourceError(
+                "memory ran out while a layer was read or run; free some and run the same command again, which "
+                "goes on from the last finished layer, or lower collect.batch_size, which starts anew"
+            ) from error
+        if isinstance(error, StatisticsError) and self._folder is not None:
+            raise StatisticsError(
+                f"{error}; finished layers are kept, and the same command on the same weights goes on from this one"
+            ) from error
 
     def close(self) -> None:
         """Let other processes at the folder."""
+        if self._writer is not None:
+            self._writer.shutdown()
         if self._lock is not None:
             self._lock.release()
+
+    def _wait(self) -> None:
+        if self._commit is not None:
+            self._commit.result()
+            self._commit = None
+
+    def _write(
+        self,
+        layer: int,
+        state: dict[str, torch.Tensor],
+        before: HiddenStates | None,
+        after: HiddenStates | None,
+    ) -> None:
+        assert self._folder is not None
+        described = {
+            "fingerprint": self._fingerprint,
+            "hidden": f"hidden-{layer}.bin" if after else None,
+            "places": after.finish() if after else [],
+        }
+        write_atomically(_path_of(self._folder, layer), save(state, {"layer": json.dumps(described)}))
+        if before is not None:
+            before.delete()
+
+
+def _path_of(folder: Path, layer: int) -> Path:
+    return folder / f"layer-{layer}.safetensors"
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["layer"])  # type: ignore[no-any-return]
 
 
 def _lock(folder: Path) -> FileLock:
@@ -130,21 +195,9 @@ def _lock(folder: Path) -> FileLock:
     return lock
 
 
-def _read(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return what was committed and its sums, both empty if nothing was, or it was of something else."""
-    if not path.is_file():
-        return {}, {}
-    with safe_open(path, framework="pt") as file:
-        described = json.loads(file.metadata()["progress"])
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    return (described, state) if described["fingerprint"] == fingerprint else ({}, {})
-
-
 def remove_finished(folder: Path) -> None:
     """Remove the resume points of collections whose statistics are saved: those with every layer done."""
-    for path in folder.glob(f"*/{_PROGRESS}"):
+    for path in folder.glob("*/layer-*.safetensors"):
         with suppress(FileNotFoundError):  # every rank tidies up
-            with safe_open(path, framework="pt") as file:
-                described: dict[str, Any] = json.loads(file.metadata()["progress"])
-            if described["hidden"] is None:
+            if _describe(path)["hidden"] is None:
                 shutil.rmtree(path.parent)

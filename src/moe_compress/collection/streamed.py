@@ -81,19 +81,18 @@ class StreamedModel:
         if first >= self.num_layers:
             return
         with ThreadPoolExecutor(1, "read-layer") as pool:
-            coming = [pool.submit(self._load_layer, first)]
+            done: list[torch.Tensor] = []
+            coming = pool.submit(self._load_layer, first)
             for index in range(first, self.num_layers):
-                values = coming.pop().result()
-                install(self.model, values)
+                install(self.model, values := coming.result())
                 names = list(values)
                 del values
                 if index + 1 < self.num_layers:
-                    coming.append(pool.submit(self._load_layer, index + 1))
+                    self.loader.recycle(done)
+                    coming = pool.submit(self._load_layer, index + 1)
+                done.clear()
                 yield index
                 done = remove(self.model, names)
-                if index + 2 < self.num_layers:  # a layer is still to be read
-                    self.loader.recycle(done)
-                del done
 
     def layer_bytes(self) -> list[int]:
         """Return the memory each decoder layer's weights need."""
@@ -152,12 +151,13 @@ def collect_streamed(
     Raises:
         UnsupportedModelError: if the family cannot be streamed.
         CheckpointError: if a shard vanished, or weights give values that are not finite.
-        ResourceError: if the disk is full; what was committed stays in all three cases.
+        StatisticsError: if the experts give values that are not finite.
+        ResourceError: if the disk or memory is full; what was committed stays in all cases.
     """
     work = [(domain, batch) for domain, batches in domains.items() for batch in batches]
     adding = Adding(sums)
     try:
-        first = point.restore(sums)
+        first = point.restore()
         with torch.inference_mode(), observe(streamed.model, adding.record, adding.inspect) as set_batch:
             for index in streamed.layers(first):
                 progress.start_layer(index)
@@ -173,6 +173,8 @@ def collect_streamed(
                 adding.finish()
                 point.commit(index, sums)
                 progress.end_layer(streamed.reader.num_bytes)
+        point.finish(sums)
+        adding.finish()  # what needs all layers at once
     except BaseException as error:
         point.abandon(error)
         raise

@@ -10,6 +10,9 @@ import torch
 from moe_compress.collection.accumulate import add_choices, add_requested, add_rows
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.dense import DenseSample, Forward, lengths_of
+from moe_compress.collection.inside import Inside
+from moe_compress.collection.layer_sample import ReducedSample
+from moe_compress.collection.pooled import PooledSample, multiply_outputs
 from moe_compress.collection.requests import ALWAYS, MAXIMA, ON_REQUEST, PER_CHOICE
 from moe_compress.collection.weight_gram import multiply_weights
 from moe_compress.errors import StatisticsError
@@ -18,6 +21,7 @@ from moe_compress.types import (
     FloatArray,
     MoELayout,
     Provenance,
+    Reduction,
     RoutingBatch,
     StatisticsParts,
     add_in_order,
@@ -29,7 +33,11 @@ Sums = dict[str, torch.Tensor]
 
 
 def start_sums(
-    layout: MoELayout, batches: Iterable[Batch], requests: Collection[str] = (), embedding_tokens: int = 2048
+    layout: MoELayout,
+    batches: Iterable[Batch],
+    requests: Collection[str] = (),
+    embedding_tokens: int = 2048,
+    reduction: Reduction | None = None,
 ) -> RoutingSums:
     """Return the empty sums of one domain.
 
@@ -37,11 +45,13 @@ def start_sums(
         layout: the model's layout.
         batches: all batches of the domain, those of other ranks and shards too.
         requests: what to keep besides what every collection has, as `resolve_requests` gives it.
-        embedding_tokens: tokens that all experts run on, if `embedding` is among the requests.
+        embedding_tokens: tokens that all experts run on, if `embedding` or `elimination` is among the requests.
+        reduction: what makes `elimination` of a layer's sample, if that is among the requests.
     """
     lengths = lengths_of(batches)
     sample = DenseSample(lengths, embedding_tokens) if "embedding" in requests else None
-    return RoutingSums(layout, len(lengths), requests, sample)
+    reduced = ReducedSample(lengths, embedding_tokens, layout, reduction) if reduction is not None else None
+    return RoutingSums(layout, len(lengths), requests, sample, reduced)
 
 
 class RoutingSums:
@@ -57,6 +67,7 @@ class RoutingSums:
         num_demonstrations: int,
         requests: Collection[str] = (),
         sample: DenseSample | None = None,
+        reduced: ReducedSample | None = None,
     ) -> None:
         """Start from nothing.
 
@@ -65,11 +76,14 @@ class RoutingSums:
             num_demonstrations: demonstrations of the domain, those of other ranks and shards too.
             requests: what to keep besides what every collection has, as `resolve_requests` gives it.
             sample: the tokens that all experts run on, for `embedding`.
+            reduced: those that a method makes `elimination` of.
         """
         self.layout = layout
         self.num_demonstrations = num_demonstrations
         self.requests = requests
         self.sample = sample
+        self.reduced = reduced
+        self.pooled = PooledSample(num_demonstrations) if "pooled_gram" in requests else None
         self._parts_N = torch.from_numpy(assign_parts(num_demonstrations))
         self._rows: dict[int, Sums] = {}
 
@@ -98,7 +112,9 @@ class RoutingSums:
         sums["seen"].index_fill_(0, batch.demonstrations_T, 1.0)
         add_requested(sums, batch)
 
-    def inspect(self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch) -> None:
+    def inspect(
+        self, row: int, forward: Forward, inputs_TD: torch.Tensor, batch: RoutingBatch, inside: Inside
+    ) -> None:
         """See what only the experts themselves can tell: the sample's tokens of a batch, and their weights.
 
         Args:
@@ -106,9 +122,14 @@ class RoutingSums:
             forward: runs the layer's routed experts.
             inputs_TD: what entered them, padding removed.
             batch: what they did, the same tokens in the same order.
+            inside: what else the layer can be asked.
         """
         if self.sample is not None:
             self.sample.add(row, forward, inputs_TD, batch)
+        if self.reduced is not None:
+            self.reduced.add(row, forward, inputs_TD, batch, inside)
+        if self.pooled is not None:
+            self.pooled.add(row, forward, inputs_TD, batch)
         if "weight_gram" in self.requests and "weight_gram" not in self._rows[row]:
             self._rows[row]["weight_gram"] = multiply_weights(forward, self.layout.num_experts[row])
 
@@ -120,6 +141,23 @@ class RoutingSums:
         if self.sample is not None:
             for row in self.sample.rows:
                 self._rows[row].update(self.sample.finish(row, self.layout.num_experts[row]))
+        if self.reduced is not None:
+            for row in self.reduced.rows:
+                self._rows[row].update(self.reduced.finish(row, self.layout.num_experts[row]))
+        if self.pooled is not None:
+            for row in self.pooled.rows:
+                self._rows[row]["pooled_outputs"] = self.pooled.finish(row, self.layout.num_experts[row])
+            self._multiply_pooled()
+
+    def _multiply_pooled(self) -> None:
+        """Turn the layers' pooled outputs into inner products, once those of the last layer are there."""
+        rows = range(len(self.layout.layers))
+        outputs = [self._rows[row]["pooled_outputs"] for row in rows if "pooled_outputs" in self._rows.get(row, {})]
+        if len(outputs) < len(rows):
+            return
+        for row, products in enumerate(multiply_outputs(outputs, max(self.layout.num_experts))):
+            del self._rows[row]["pooled_outputs"]
+            self._rows[row]["pooled_gram"] = products
 
     def _sums_of(self, row: int, device: torch.device) -> Sums:
         """Return what is accumulated for a layer, on the device its batches come from."""
@@ -154,6 +192,12 @@ class RoutingSums:
         chosen = {row: self._sums_of(row, self._parts_N.device) for row in (self._rows if rows is None else rows)}
         return {f"{row}.{name}": values.clone() for row, sums in chosen.items() for name, values in sums.items()}
 
+    def take(self) -> Sums:
+        """Return what `state` returns, in host memory, and forget it; `restore` brings it back."""
+        state = {f"{row}.{name}": values.cpu() for row, sums in self._rows.items() for name, values in sums.items()}
+        self._rows.clear()
+        return state
+
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put layers back as `state` gave them; layers it does not name stay as they are."""
         for key, values in state.items():
@@ -172,13 +216,13 @@ class RoutingSums:
         return {name: add_in_order(values) for name, values in self._part_arrays().items()}
 
     def as_statistics(self, domain: str, provenance: Provenance) -> ExpertStatistics:
-        """Return everything as one value.
+        """Return everything as one value in host memory, after which nothing may be added.
 
         Raises:
             StatisticsError: if an invariant of the sums is broken, or what was asked for did not come.
         """
         for row in range(len(self.layout.layers)):
-            self._sums_of(row, self._parts_N.device)
+            self._sums_of(row, torch.device("cpu"))
         self._check_inspected(domain)
         parts = self._as_parts()
         named = {name: add_in_order(values) for name, values in parts.sums.items()} | self._requested_arrays()
@@ -194,7 +238,8 @@ class RoutingSums:
 
     def _check_inspected(self, domain: str) -> None:
         """Check that every layer was inspected for what only its experts can tell."""
-        for name in {"embedding", "weight_gram"} & {*self.requests}:
+        inspected = ("elimination_rank", "embedding", "pooled_gram", "weight_gram")
+        for name in (name for name in inspected if ON_REQUEST[name] in self.requests):
             missing = [layer for row, layer in enumerate(self.layout.layers) if name not in self._rows[row]]
             if missing:
                 raise StatisticsError(
@@ -226,12 +271,12 @@ class RoutingSums:
         layers = range(len(self.layout.layers))
         arrays: dict[str, FloatArray] = {}
         for name in sorted(ON_REQUEST):
-            found = {row: self._rows[row][name].cpu().numpy() for row in layers if name in self._rows.get(row, {})}
-            if found:
-                widest = np.max([values.shape for values in found.values()], axis=0)
-                arrays[name] = np.zeros((len(layers), *widest))
-            for row, values in found.items():
-                arrays[name][row][tuple(map(slice, values.shape))] = values
+            shapes = {row: self._rows[row][name].shape for row in layers if name in self._rows[row]}
+            if shapes:
+                arrays[name] = np.zeros((len(layers), *np.max(list(shapes.values()), axis=0)))
+            for row, shape in shapes.items():
+                place = torch.from_numpy(arrays[name][row][tuple(map(slice, shape))])
+                self._rows[row][name] = place.copy_(self._rows[row][name])  # not twice: embeddings are large
         return arrays
 
 

@@ -24,6 +24,8 @@ class LayerWatch:
         layer: the layer that is watched.
         run_experts: the experts' own forward, unwatched.
         call: what the experts did.
+        entered: what the decoder layer was given, as far as it is a tensor.
+        block_input: what the block around the router and the experts was given.
     """
 
     def __init__(self, layer: ExpertLayer, finish: Callable[[LayerWatch], None]) -> None:
@@ -35,6 +37,8 @@ class LayerWatch:
 
     def _forget(self) -> None:
         self.call: ExpertsCall | None = None
+        self.entered: torch.Tensor | None = None
+        self.block_input: torch.Tensor | None = None
         self._last_child: tuple[torch.Tensor, Any] | None = None
         self._residual: torch.Tensor | None = None
         self._stream_weights: torch.Tensor | None = None
@@ -146,8 +150,10 @@ class LayerWatch:
     def _enter_layer(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget()
         self._has_called = False
+        entered = inputs[0] if inputs else kwargs.get("hidden_states")
+        self.entered = entered if isinstance(entered, torch.Tensor) else None
         if self.layer.departure.residual == "layer_input":
-            self._residual = inputs[0] if inputs else kwargs["hidden_states"]
+            self._residual = self.entered
 
     def _pass_child(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, tuple) and len(output) == 2:
@@ -164,6 +170,7 @@ class LayerWatch:
 
     def _enter_block(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
         """The residual stream is what entered the norm whose output is the block's input, or came out beside it."""
+        self.block_input = inputs[0]
         if self.layer.departure.residual == "block_input":
             self._residual = inputs[0]
         elif self._residual is None and self._last_child is not None and self._last_child[1] is inputs[0]:

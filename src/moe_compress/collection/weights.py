@@ -64,7 +64,10 @@ class WeightLoader:
             CheckpointError: if a shard vanished or a tensor has a wrong shape.
         """
         values: dict[str, torch.Tensor] = {}
+        assemblies = list(assemblies)
+        fitting = {self._kind(assembly.target) for assembly in assemblies}
         with self._lock, closing(self.reader):
+            self._spare = {kind: spare for kind, spare in self._spare.items() if kind in fitting}
             for assembly in assemblies:
                 if assembly.slots is None:
                     dtype = self._dtypes[assembly.target]
@@ -76,13 +79,19 @@ class WeightLoader:
         return values
 
     def recycle(self, values: Iterable[torch.Tensor]) -> None:
-        """Let the next `load` overwrite these: fresh memory costs the system more than the reading does."""
+        """Let the next `load` overwrite these: fresh memory costs the system more than the reading does.
+
+        Not while another `load` is under way, which would let go of them.
+        """
         for value in values:
             self._spare.setdefault((tuple(value.shape), value.dtype), []).append(value)
 
+    def _kind(self, target: str) -> tuple[tuple[int, ...], torch.dtype]:
+        return self._shapes[target], self._dtypes[target]
+
     def _fill(self, target: str, slots: tuple[Slot, ...]) -> torch.Tensor:
         """Return an in-memory tensor with each checkpoint tensor read, or decoded, into its place."""
-        shape, dtype = self._shapes[target], self._dtypes[target]
+        shape, dtype = self._kind(target)
         spare = self._spare.get((shape, dtype))
         value = spare.pop() if spare else torch.empty(shape, dtype=dtype, device=self.device)
         for slot in slots:

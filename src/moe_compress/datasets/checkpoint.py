@@ -13,11 +13,12 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
 
-from moe_compress.checkpoint.digest import settings_digest, weights_digest
+from moe_compress.checkpoint.digest import join_digests, settings_file_digests, weight_file_digests
 from moe_compress.checkpoint.index import list_strays, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
+from moe_compress.datasets.places import HubPlace, Place, RegisteredPlace, find_place
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
 
@@ -30,11 +31,12 @@ UNWANTED = ["*/*", "consolidated*"]
 
 
 class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference]):
-    """An input checkpoint, in a local folder or on the Hugging Face hub; its headers are checked first.
+    """An input checkpoint, in a folder, on the Hugging Face hub or registered; its headers are checked first.
 
     Args:
-        filepath: the folder, unless `hub_id` is given.
+        filepath: its address, see `find_place`; a plain folder gives way to `hub_id`.
         path: where digests of unchanged files are remembered.
+        given: a folder to take instead of either.
         hub_id: the model's id on the hub; its snapshot is downloaded, or taken from the hub's cache.
         revision: branch, tag or commit of the hub's repository; a commit makes runs repeatable.
     """
@@ -43,41 +45,51 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
         self,
         filepath: str,
         path: str,
+        given: str | None = None,
         hub_id: str | None = None,
         revision: str | None = None,
         metadata: dict[str, Any] | None = None,
     ):
-        self._folder, self._digests = Path(filepath), Path(path)
-        self._hub_id, self._revision = hub_id, revision
+        self._filepath, self.digests = given or filepath, Path(path)
+        self._hub_id, self._revision = (None, None) if given else (hub_id, revision)
         self._reference: CheckpointReference | None = None
         self.metadata = metadata
+
+    @property
+    def place(self) -> Place:
+        """Where the checkpoint is.
+
+        Raises:
+            CheckpointError: if its address has no form that is known.
+        """
+        return find_place(self._filepath, self._hub_id, self._revision)
 
     def load(self) -> CheckpointReference:
         """Return the folder with its digests; they are taken once a run.
 
         Raises:
             CheckpointError: if a file is missing or damaged, or the hub does not give the model.
+            RegistryError: if no such version is registered, or its files are not on this machine.
         """
         if self._reference is None:
-            folder = fetch_snapshot(self._hub_id, self._revision) if self._hub_id else self._folder
+            folder, named = fetch(self.place)
             read_index(folder)
             if strays := list_strays(folder):
                 logger.warning("%s: no part of this checkpoint, left out: %s", folder, ", ".join(strays))
-            found = refer_to(folder, self._digests)
-            if self._hub_id:
-                found = replace(found, name=self._hub_id, revision=folder.name)
-            self._reference = found
+            found = refer_to(folder, self.digests)
+            self._reference = replace(found, name=named[0], revision=named[1]) if named else found
         return self._reference
 
     def save(self, data: CheckpointReference) -> None:
         """Refuse: the checkpoint is an input."""
-        raise DatasetError(f"{self._folder} is an input and is not written by a pipeline")
+        raise DatasetError(f"{self._filepath} is an input and is not written by a pipeline")
 
     def _exists(self) -> bool:
-        return self._hub_id is not None or (self._folder / "config.json").is_file()
+        place = self.place
+        return not isinstance(place, Path) or (place / "config.json").is_file()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder), "hub_id": self._hub_id, "revision": self._revision}
+        return {"filepath": self._filepath, "hub_id": self._hub_id, "revision": self._revision}
 
 
 class KeyedCheckpointDataset(KeyedDataset):
@@ -131,6 +143,19 @@ def show(bar: tqdm[Any], done: int, total: int) -> None:
     bar.update(done - bar.n)
 
 
+def fetch(place: Place) -> tuple[Path, tuple[str, str] | None]:
+    """Return the folder of a base model, and its name and revision where the folder does not tell them."""
+    if isinstance(place, HubPlace):
+        folder = fetch_snapshot(place.hub_id, place.revision)
+        return folder, (place.hub_id, folder.name)
+    if isinstance(place, RegisteredPlace):
+        from moe_compress.registry.versions import find_version
+
+        version = find_version(place.name, place.version, place.alias)
+        return version.folder, (place.name, version.version)
+    return place, None
+
+
 def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
     """Return the local snapshot of a model on the hub, downloading what is not there.
 
@@ -152,9 +177,11 @@ def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
 
 def refer_to(folder: Path, digests: Path | None) -> CheckpointReference:
     """Return a reference to a checkpoint folder, reading each weight file once unless its digest is known."""
+    weights, settings = weight_file_digests(folder, digests), settings_file_digests(folder)
     return CheckpointReference(
         path=folder,
         name=folder.name,
-        weights_digest=weights_digest(folder, digests),
-        settings_digest=settings_digest(folder),
+        weights_digest=join_digests(weights),
+        settings_digest=join_digests(settings),
+        files={**weights, **settings},
     )

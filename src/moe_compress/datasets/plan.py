@@ -38,10 +38,7 @@ class NewestPlansDataset(AbstractDataset[dict[str, CompressionPlan], dict[str, C
 
     def load(self) -> dict[str, CompressionPlan]:
         """Read the plans there are."""
-        newest: dict[str, Path] = {}
-        for path in sorted(self._filepath.glob("*/*/plan.json"), key=lambda path: path.stat().st_mtime_ns):
-            newest[path.parts[-3]] = path
-        return {domain: read_plan(path) for domain, path in sorted(newest.items())}
+        return {domain: read_plan(path) for domain, path in find_newest(self._filepath).items()}
 
     def save(self, data: dict[str, CompressionPlan]) -> None:
         """Refuse: each plan is saved by its own run."""
@@ -52,6 +49,14 @@ class NewestPlansDataset(AbstractDataset[dict[str, CompressionPlan], dict[str, C
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
+
+
+def find_newest(folder: Path) -> dict[str, Path]:
+    """Return domain -> the file of its newest plan in a folder of `<domain>/<key>/plan.json`."""
+    newest = {}
+    for path in sorted(folder.glob("*/*/plan.json"), key=lambda path: path.stat().st_mtime_ns):
+        newest[path.parts[-3]] = path
+    return dict(sorted(newest.items()))
 
 
 def read_plan(path: Path) -> CompressionPlan:

@@ -66,7 +66,7 @@ def compare_items(
     cells = _count_cells(baseline, candidate)
     num_items = int(cells.sum())
     both, lost, gained, _ = (int(cell) for cell in cells)
-    chance = float(np.mean([1 / len(item.log_likelihoods) for item in baseline]))
+    chance = float(np.mean([item.chance for item in baseline]))
     differences, shares = _statistics(cells[None] / num_items, chance)
     # Items fall into four cells, so resampling items is drawing how many fall into each.
     resampled = np.random.default_rng(seed).multinomial(num_items, cells / num_items, num_resamples)

@@ -1,20 +1,26 @@
-"""Measure everything there is to know of one checkpoint, loading it once."""
+"""Measure everything there is to know of one checkpoint, loading it once per backend."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from moe_compress.errors import ParameterError
+from moe_compress.evaluation.benchmarks import BenchmarkRequest
 from moe_compress.evaluation.finite import check_weights
-from moe_compress.evaluation.harness import score_tasks
+from moe_compress.evaluation.harness import ask_tasks
+from moe_compress.evaluation.language_models import open_transformers, open_vllm
 from moe_compress.evaluation.loading import load_stock
 from moe_compress.evaluation.perplexity import measure_perplexities
 from moe_compress.evaluation.probes import write_freely
+from moe_compress.evaluation.public import ask_benchmarks
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.evaluation.throughput import measure_size
 from moe_compress.loading import name_loader
-from moe_compress.types import EvaluationResult, Provenance, digest_of
+from moe_compress.types import EvaluationResult, ItemResult, Provenance, digest_of
 
 
 def evaluate_checkpoint(
@@ -23,38 +29,50 @@ def evaluate_checkpoint(
     heldout: Mapping[str, Sequence[str]],
     *,
     model: str = "candidate",
+    backend: str = "hf",
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 64,
     prompts: int = 0,
     max_new_tokens: int = 64,
+    public: BenchmarkRequest | None = None,
     provenance: Provenance | None = None,
 ) -> EvaluationResult:
     """Return benchmark items, perplexities and size of a checkpoint folder.
 
     Args:
         folder: a checkpoint folder that stock transformers loads.
-        tasks: the benchmark tasks.
+        tasks: the domains' own tasks.
         heldout: domain -> held-out texts.
         model: what to call the model in the result, `baseline` or `candidate`.
+        backend: what answers the tasks, `hf` or `vllm`; texts are measured and written by transformers.
         device: see `load_stock`.
         dtype: see `load_stock`.
         batch_size: sequences per forward pass on the tasks.
         prompts: questions of each task after which the model writes freely.
         max_new_tokens: where such a text is cut.
+        public: public benchmarks to ask besides.
         provenance: where the checkpoint came from; what was measured with is added.
 
     Raises:
         CheckpointError: if the folder does not load.
+        ParameterError: if a public benchmark is called as a task is.
         DataError: if an item or text does not suit the model.
         NotFiniteError: if a weight or a measurement is not a finite number.
     """
+    public = public or BenchmarkRequest()
+    for name in {task.name for task in tasks} & set(public.benchmarks):
+        raise ParameterError(f"'{name}' is a domain's task and a benchmark; rename it under benchmarks.definitions")
     size = measure_size(folder)
+    served = _ask(open_vllm(folder, dtype, public.seed), tasks, public) if backend == "vllm" else None
+    if served:
+        gc.collect()  # the engine gives its GPU memory back before transformers loads the same weights
     stock = load_stock(folder, device, dtype)
     check_weights(stock.model, model)
+    items, digests = served or _ask(open_transformers(stock, batch_size), tasks, public)
     return EvaluationResult(
         model=model,
-        items=score_tasks(stock.model, stock.tokenizer, tasks, batch_size=batch_size),
+        items=items,
         perplexities=measure_perplexities(stock.model, stock.tokenizer, heldout),
         written=write_freely(
             stock.model,
@@ -68,8 +86,9 @@ def evaluate_checkpoint(
         num_bytes=size.num_bytes,
         provenance={
             **(provenance or {}),
-            **{f"task_digest.{task.name}": task.digest for task in tasks},
+            **{f"task_digest.{name}": digest for name, digest in digests.items()},
             "heldout_digest": digest_of({domain: list(texts) for domain, texts in heldout.items()}),
+            "evaluation_backend": backend,
             "evaluation_dtype": dtype,
             "evaluation_device": str(stock.model.device),
             "loaded_by": name_loader(folder),
@@ -77,5 +96,14 @@ def evaluate_checkpoint(
             "unexpected_keys": str(len(stock.unexpected)),
             "lm_eval_version": version("lm_eval"),
             "transformers_version": version("transformers"),
+            **({"vllm_version": version("vllm")} if served else {}),
         },
     )
+
+
+def _ask(
+    lm: Any, tasks: Sequence[BenchmarkTask], public: BenchmarkRequest
+) -> tuple[tuple[ItemResult, ...], dict[str, str]]:
+    """Return all items, and task or benchmark -> digest of what was asked."""
+    items, digests = ask_benchmarks(lm, public)
+    return (*ask_tasks(lm, tasks), *items), {**{task.name: task.digest for task in tasks}, **digests}

@@ -82,16 +82,20 @@ class ChoiceScorer:
             self._starts.append(self._starts[-1] + len(item.choices))
         self._batches = [_pack(group, self._starts) for group in _groups(encoded, tokens_per_batch)]
 
-    def score(self) -> tuple[ItemResult, ...]:
+    def score(self, other: PreTrainedModel | None = None) -> tuple[ItemResult, ...]:
         """Return every item as the model, masked as it is now, answers it.
+
+        Args:
+            other: a model to ask instead, of the same family and with the same tokenizer.
 
         Raises:
             EvaluationError: if a log-likelihood is not a finite number.
         """
+        model = self._model if other is None else other
         totals = torch.zeros(self._starts[-1], dtype=torch.float64)
         with torch.inference_mode():
             for batch in self._batches:
-                totals.index_add_(0, batch.slots_N, _log_likelihoods(self._model, batch))
+                totals.index_add_(0, batch.slots_N, _log_likelihoods(model, batch))
         answers = (totals[start:end].tolist() for start, end in pairwise(self._starts))
         return tuple(result for task in self._tasks for result in task.results([next(answers) for _ in task.items]))
 

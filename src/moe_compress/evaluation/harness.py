@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,17 +10,17 @@ from typing import Any
 import lm_eval.api.task
 from datasets import Dataset
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moe_compress.errors import ParameterError
-from moe_compress.evaluation.encoding import context_length, encode_items
-from moe_compress.evaluation.loading import quiet
+from moe_compress.evaluation.encoding import encode_items
+from moe_compress.evaluation.language_models import open_transformers
+from moe_compress.evaluation.loading import StockModel, quiet
 from moe_compress.evaluation.tasks import BenchmarkTask
 from moe_compress.types import ItemResult
 
-_NOISY = ("lm_eval", "datasets", "transformers")
+NOISY = ("lm_eval", "datasets", "transformers")
 
 
 def score_tasks(
@@ -47,13 +46,19 @@ def score_tasks(
         DataError: if an item does not fit into the model's context.
         EvaluationError: if a log-likelihood is not a finite number.
     """
+    return ask_tasks(open_transformers(StockModel(model, tokenizer, (), ()), batch_size), tasks)
+
+
+def ask_tasks(lm: Any, tasks: Sequence[BenchmarkTask]) -> tuple[ItemResult, ...]:
+    """Ask one of the harness's models every item of every task; see `score_tasks`."""
     if len({task.name for task in tasks}) < len(tasks):
         names = ", ".join(task.name for task in tasks)
         raise ParameterError(f"two tasks share a name in {names}; name them apart (evaluate.tasks)")
     for task in tasks:
-        encode_items(tokenizer, task.items, context_length(model))
-    with quiet(*_NOISY), _no_bar_per_task():
-        lm = _OneBarLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+        encode_items(lm.tokenizer, task.items, lm.max_length)
+    if not tasks:
+        return ()
+    with quiet(*NOISY), no_bar_per_task():
         loaded = TaskManager(include_defaults=False).load([_with_data(task) for task in tasks])
         # `simple_evaluate` would only add a report on the machine, and reset every global random seed.
         samples = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)["samples"]
@@ -70,23 +75,8 @@ def _log_likelihoods(samples: Sequence[dict[str, Any]]) -> list[list[float]]:
     return [[value for value, _ in sample["filtered_resps"]] for sample in ordered]
 
 
-class _OneBarLM(HFLM):  # type: ignore[misc]
-    """The harness's own model class with one progress bar, and none where nobody watches."""
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return answers
-
-    def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        hidden = not sys.stderr.isatty()
-        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, hidden, override_bs)
-        return answers
-
-
 @contextmanager
-def _no_bar_per_task() -> Iterator[None]:
+def no_bar_per_task() -> Iterator[None]:
     """Hide the bar the harness shows while it builds each task's requests; it has no switch of its own."""
     shown = lm_eval.api.task.tqdm
     lm_eval.api.task.tqdm = partial(shown, disable=True)

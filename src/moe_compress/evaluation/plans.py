@@ -1,94 +1,71 @@
-"""Measure many plans with one loaded model: each is tried under a router mask, which equals removing experts."""
+"""Measure many plans on the same items and texts, prepared once: under a router mask, or as models of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from math import nan
+from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
+from moe_compress.evaluation.divergence import BasePredictions
 from moe_compress.evaluation.fast_choice import ChoiceScorer
 from moe_compress.evaluation.masked import mask_experts
 from moe_compress.evaluation.perplexity import measure_perplexities
 from moe_compress.evaluation.tasks import BenchmarkTask
-from moe_compress.types import CompressionPlan, ItemResult
+from moe_compress.types import Measurement
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-@dataclass(frozen=True)
-class PlanScore:
-    """What one plan keeps.
-
-    Attributes:
-        num_right: task -> items answered rightly.
-        num_items: task -> items asked.
-        perplexities: domain -> perplexity per token on held-out text.
-    """
-
-    num_right: Mapping[str, int]
-    num_items: Mapping[str, int]
-    perplexities: Mapping[str, float]
-
-    def accuracy(self, task: str) -> float:
-        """Return the share of a task's items answered rightly, in 0..1."""
-        return self.num_right[task] / self.num_items[task]
+Kept = Sequence[Sequence[int]]
 
 
 class PlanScorer:
-    """Tasks and held-out texts prepared once for any number of plans.
+    """A domain's items and held-out texts, and what the base model makes of them, for any number of plans.
 
     Args:
-        model: a loaded stock model of a maskable family.
+        base: the base model, of a family whose choices can be packed.
         tokenizer: its tokenizer.
-        tasks: the benchmark tasks; each is asked of a plan in full, or in part by `score(few=...)`.
-        few: the same tasks with fewer items, for plans that were made for another domain.
-        heldout: domain -> held-out texts.
+        task: the domain's benchmark.
+        texts: the domain's held-out texts; none leave perplexity and KL unmeasured.
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        tasks: Sequence[BenchmarkTask],
-        few: Sequence[BenchmarkTask],
-        heldout: Mapping[str, Sequence[str]],
+        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: BenchmarkTask, texts: Sequence[str]
     ) -> None:
-        self._model, self._tokenizer, self._heldout = model, tokenizer, heldout
-        self._full = {task.name: ChoiceScorer(model, tokenizer, [task]) for task in tasks}
-        self._few = {task.name: ChoiceScorer(model, tokenizer, [task]) for task in few}
+        self._base, self._tokenizer = base, tokenizer
+        self._heldout: Mapping[str, Sequence[str]] = {task.name: texts} if texts else {}
+        self._choices = ChoiceScorer(base, tokenizer, [task])
+        self._predictions = BasePredictions(base, tokenizer, self._heldout)
 
-    def score(self, plan: CompressionPlan | None, in_full: Sequence[str]) -> PlanScore:
-        """Return what a plan keeps; None measures the model as it is.
+    def measure_masked(self, kept: Kept | None, num_parameters: int) -> Measurement:
+        """Return what is kept when the base's routers go to some experts only, which equals removing the others.
 
         Args:
-            plan: the plan to try.
-            in_full: tasks asked with all their items; the others are asked with few.
+            kept: per layer, the experts to keep; None measures the base as it is.
+            num_parameters: of the model once they are removed.
+
+        Raises:
+            UnsupportedModelError: if masking is not known to equal removal for the model's family.
+            PlanError: if the plan does not fit the model.
         """
-        if plan is None:
-            return self._measure(in_full)
-        with mask_experts(self._model, plan.kept):
-            return self._measure(in_full)
+        with mask_experts(self._base, kept) if kept is not None else nullcontext():
+            return self.measure_model(self._base, num_parameters)
 
     @torch.inference_mode()
-    def _measure(self, in_full: Sequence[str]) -> PlanScore:
-        scorers = {name: self._full[name] if name in in_full else few for name, few in self._few.items()}
-        items = {name: scorer.score() for name, scorer in scorers.items()}
-        return PlanScore(
-            num_right={name: count_right(results) for name, results in items.items()},
-            num_items={name: len(results) for name, results in items.items()},
-            perplexities=measure_perplexities(self._model, self._tokenizer, self._heldout),
+    def measure_model(self, model: PreTrainedModel, num_parameters: int) -> Measurement:
+        """Return what a model keeps, one that shares the base's tokenizer.
+
+        Raises:
+            EvaluationError: if it answers with NaN.
+        """
+        perplexities = measure_perplexities(model, self._tokenizer, self._heldout)
+        divergences = self._predictions.compare(model)
+        return Measurement(
+            right=tuple(item.is_correct for item in self._choices.score(model)),
+            perplexity=next(iter(perplexities.values()), nan),
+            kl=next((divergence.kl for divergence in divergences.values()), nan),
+            num_parameters=num_parameters,
         )
-
-
-def count_right(items: Sequence[ItemResult]) -> int:
-    """Return how many items were answered rightly."""
-    return sum(item.is_correct for item in items)
-
-
-def score_plans(
-    scorer: PlanScorer, plans: Mapping[tuple[str, str, float], CompressionPlan]
-) -> Iterator[tuple[tuple[str, str, float], PlanScore]]:
-    """Yield each plan's key and score; a key is (method, domain the plan is for, fraction dropped)."""
-    for key, plan in tqdm(plans.items(), desc="plans", unit="plan"):
-        yield key, scorer.score(plan, in_full=[key[1]])

@@ -30,7 +30,7 @@ class _Base:
 
     Attributes:
         predictions: for held-out texts of all domains.
-        routing: of the domain's own texts, or why it cannot be observed.
+        routing: of the texts compressed for, or why it cannot be observed.
         rows: the routers' rows.
     """
 
@@ -44,7 +44,7 @@ def probe(
     candidate: Path,
     plan: CompressionPlan,
     heldout: Mapping[str, Sequence[str]],
-    domain: str,
+    domains: Sequence[str],
     *,
     device: str = "auto",
     dtype: str = "float32",
@@ -56,14 +56,14 @@ def probe(
         candidate: the compressed checkpoint's folder.
         plan: what was done to the base.
         heldout: domain -> held-out texts.
-        domain: the one compressed for, whose texts routing is observed on, if it has some.
+        domains: those compressed for, whose texts routing is observed on, if they have some.
         device: see `load_stock`.
         dtype: see `load_stock`.
 
     Raises:
         NotFiniteError: if the base predicts what is no finite number.
     """
-    texts = heldout.get(domain, ())
+    texts = [text for domain in domains for text in heldout.get(domain, ())]
     kept = _read_base(base, heldout, texts, device, dtype)
     stock = load_stock(candidate, device, dtype)
     try:

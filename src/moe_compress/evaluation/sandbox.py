@@ -13,6 +13,7 @@ from moe_compress.errors import EvaluationError
 from moe_compress.evaluation import confine
 
 _WORDS_BYTES = 1000
+_CLOCK = 5
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ProgramResult:
 
     Attributes:
         passed: whether it ran to its end without raising.
-        reason: what stopped it otherwise, such as `AssertionError` or `no end within 3 s`.
+        reason: what stopped it otherwise, such as `AssertionError` or `no end within 15 s`.
     """
 
     passed: bool
@@ -33,7 +34,7 @@ def run_program(program: str, *, seconds: int = 3, num_bytes: int = 1 << 30) -> 
 
     Args:
         program: the source text, tests included: it passes by running to its end.
-        seconds: of processor time; twice as much by the clock.
+        seconds: of processor time; more by the clock, so that a busy machine fails no program that is quick enough.
         num_bytes: of address space.
 
     Raises:
@@ -46,18 +47,18 @@ def run_program(program: str, *, seconds: int = 3, num_bytes: int = 1 << 30) -> 
         try:
             process.stdin.write(program.encode())
             process.stdin.close()
-            process.wait(timeout=2 * seconds)
+            process.wait(timeout=_CLOCK * seconds)
         except BrokenPipeError:  # it left before it read the program, and says why below
             process.wait()
         except subprocess.TimeoutExpired:
             process.kill()
-            return ProgramResult(False, f"no end within {2 * seconds} s")
+            return ProgramResult(False, f"no end within {_CLOCK * seconds} s")
         # Read only now: a program that fills the pipe blocks itself, and not this process's memory.
         words = process.stdout.read(_WORDS_BYTES).decode(errors="replace")
     if process.returncode == confine.UNCONFINED:
         raise EvaluationError(
             f"this machine cannot confine generated code ({words}); run it on Linux 5.13 or newer with Landlock "
-            "and seccomp, or leave evaluate.execute_code off"
+            "and seccomp, or leave evaluate.run_generated_code off"
         )
     if words == token:
         return ProgramResult(True)

@@ -7,8 +7,9 @@ of transformers; the tests of this folder guard it.
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,28 +140,40 @@ def build_meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: if transformers cannot build it.
     """
+    return _with_own_counts(config, lambda alike: _build_stock(alike, _on_meta()))
+
+
+def _with_own_counts(
+    config: Mapping[str, Any], build_alike: Callable[[Mapping[str, Any]], PreTrainedModel]
+) -> PreTrainedModel:
+    """Return the model of a config whose layers may have different numbers of experts.
+
+    Args:
+        config: the checkpoint's `config.json`.
+        build_alike: returns the model of a config whose layers are alike.
+    """
     layers = read_layer_counts(config)
     if layers is None:
-        return _build_stock(config)
+        return build_alike(config)
     plain, prefix = layers.plain, layers.prefix
 
     def build(counts: Counts) -> PreTrainedModel:
         changed = plain
         for name, value in counts.items():
             changed = with_value(changed, [prefix + name], value)
-        return _build_stock(changed)
+        return build_alike(changed)
 
-    model = _build_stock(plain)
+    model = build_alike(plain)
     graft_layers(model, layers.counts, build)
     return model
 
 
-def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
+def _build_stock(config: Mapping[str, Any], empty: AbstractContextManager[Any], **options: Any) -> PreTrainedModel:
     built = build_config(config)
     factory = _model_factory(config, built)
     try:
-        with torch.device("meta"), no_init_weights():
-            return factory(built)
+        with empty:
+            return factory(built, **options)
     except Exception as error:  # model code raises many kinds
         raise UnsupportedModelError(
             f"transformers cannot build a '{built.model_type}' model from this config.json "
@@ -168,11 +181,17 @@ def _build_stock(config: Mapping[str, Any]) -> PreTrainedModel:
         ) from error
 
 
-def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[[Any], PreTrainedModel]:
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    with torch.device("meta"), no_init_weights():
+        yield
+
+
+def _model_factory(config: Mapping[str, Any], built: Any) -> Callable[..., PreTrainedModel]:
     """Return how to build the class that `architectures` names, or else the model type's language model."""
     named = find_model_class(config)
     fits = getattr(named, "config_class", None) is type(built)
-    factory: Callable[[Any], PreTrainedModel] = named._from_config if fits else find_auto_class(built).from_config
+    factory: Callable[..., PreTrainedModel] = named._from_config if fits else find_auto_class(built).from_config
     return factory
 
 
@@ -253,6 +272,8 @@ class Assembly:
 def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """Return a model whose parameters have no memory and whose buffers, such as rotary frequencies, are real.
 
+    Layers may have different numbers of experts.
+
     Args:
         config: the checkpoint's `config.json`.
         dtype: what the model computes in.
@@ -260,16 +281,8 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedM
     Raises:
         UnsupportedModelError: if transformers cannot build it.
     """
-    built = build_config(config)
-    factory: Any = _model_factory(config, built)
-    try:
-        with init_empty_weights(include_buffers=False):
-            return factory(built, dtype=dtype).eval()
-    except Exception as error:  # model code raises many kinds
-        raise UnsupportedModelError(
-            f"transformers cannot build a '{built.model_type}' model from this config.json "
-            f"({_first_line(error)}); correct it, or use a checkpoint it can build"
-        ) from error
+    empty = partial(init_empty_weights, include_buffers=False)
+    return _with_own_counts(config, lambda alike: _build_stock(alike, empty(), dtype=dtype).eval())
 
 
 def dtypes_in_memory(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:

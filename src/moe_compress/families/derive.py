@@ -7,10 +7,12 @@ transformers' weight conversion says which checkpoint tensors go into it.
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
 from moe_compress.families.conversion import (
+    LoadReport,
     Source,
     build_config,
     build_meta_model,
@@ -25,7 +27,7 @@ from moe_compress.families.per_layer import read_layer_counts
 from moe_compress.families.quantised import extend_to_parts, view_plain
 from moe_compress.families.routing import read_layout
 from moe_compress.families.verify import list_misfits, name_some
-from moe_compress.types import TensorMap, TensorRole
+from moe_compress.types import MoELayout, TensorMap, TensorRole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,6 +50,36 @@ def derive_tensor_map(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     return extend_to_parts(_derive_plain(view.config, view.shapes), view, tensors)
 
 
+def derive_layout(config: Mapping[str, Any], tensors: Shapes) -> MoELayout:
+    """Return the layout of a checkpoint, also of one whose layers keep different numbers of experts.
+
+    Args:
+        config: the checkpoint's `config.json`.
+        tensors: tensor name on disk -> shape.
+
+    Raises:
+        UnsupportedModelError: as `derive_tensor_map`.
+    """
+    view = view_plain(config, tensors)
+    layers = read_layer_counts(view.config)
+    if layers is None:
+        return derive_tensor_map(config, tensors).layout
+    _refuse_misfits(report_loading(build_meta_model(view.config), view.shapes))
+    departure = find_departure(build_config(layers.plain).get_text_config().model_type)
+    count = find_count(layers.plain, shapes_in_memory(build_meta_model(layers.plain)), departure)
+    alike, _ = read_layout(layers.plain, count, _layers_of(count.growth).values(), departure)
+    own = {layer: max(numbers.values()) for layer, numbers in layers.counts.items()}
+    return replace(alike, num_experts=tuple(own.get(layer, count.value) for layer in alike.layers))
+
+
+def _refuse_misfits(report: LoadReport) -> None:
+    if misfits := list_misfits(report):
+        raise UnsupportedModelError(
+            f"tensors and config do not fit each other: {'; '.join(misfits)}; this checkpoint cannot be rewritten "
+            "as it is"
+        )
+
+
 def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     """Return the map of a checkpoint that is not quantised."""
     departure = find_departure(build_config(config).get_text_config().model_type)
@@ -55,11 +87,7 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     model = build_meta_model(config)
     in_memory, sources = shapes_in_memory(model), locate_sources(model, tensors)
     report = report_loading(model, tensors)
-    if misfits := list_misfits(report):
-        raise UnsupportedModelError(
-            f"tensors and config do not fit each other: {'; '.join(misfits)}; this checkpoint cannot be rewritten "
-            "as it is"
-        )
+    _refuse_misfits(report)
     count = find_count(config, in_memory, departure)
     layers = _layers_of(count.growth)
     routers = _find_routers(count, layers, in_memory)
@@ -84,7 +112,11 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
             for name, (start, end) in found.items():
                 roles[name] = TensorRole("expert", layers[source.target], expert=int(name[start:end]))
     layout, group_keys = read_layout(config, count, layers.values(), departure)
-    tensor_map = TensorMap(layout, roles, count.keys, spans, group_keys)
+    is_converted = any(source.pattern for source in sources.values() if source.target in count.growth)
+    is_interleaved = any(_interleaves(model, name) for name in count.growth) or (
+        departure.interleaves_on_disk and is_converted
+    )
+    tensor_map = TensorMap(layout, roles, count.keys, spans, group_keys, is_interleaved=is_interleaved)
     ignored = frozenset(report.ignored)
     passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
     return extend_to_mtp(tensor_map, config, tensors, passed_over)
@@ -162,6 +194,11 @@ def _find_routers(count: ExpertCount, layers: Mapping[str, int], in_memory: Shap
     crowded = [name for name in matrices if sum(layers[other] == layers[name] for other in matrices) > 1]
     _refuse_unknown(tuple(crowded), "are routers of several sets of experts in one layer, with one number for all")
     return routers
+
+
+def _interleaves(model: Any, target: str) -> bool:
+    """Whether the module that owns an in-memory tensor joins gate and up in turn and not one after the other."""
+    return not getattr(model.get_submodule(target.rpartition(".")[0]), "is_concatenated", True)
 
 
 def _is_router(target: str, count: ExpertCount, in_memory: Shapes) -> bool:

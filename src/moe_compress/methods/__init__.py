@@ -5,17 +5,20 @@ A method file has `STATISTICS`, the names of the sums it needs, and one of
 - `score(statistics, seed) -> float64 [L, E]`, higher is better: the highest scores are kept;
 - `plan(statistics, budget, seed, parameters) -> CompressionPlan`: it groups and merges by its own rules. Its
   `PARAMETERS`, a `MethodParameters` with defaults, says what can be set for it. If it joins experts in trees, a
-  `trees` with the same arguments returns them, to be drawn.
+  `trees` with the same arguments returns them, to be drawn. With a `reduce(sample, seed, parameters)` it makes its
+  statistics of each layer's sample itself, during collection.
 
-`methods.plan` turns any of them into a plan for one domain, `methods.plan_mixed` scores into one for several.
+`methods.plan` turns any of them into a plan for one domain, `methods.plan_mixed` into one for several.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from moe_compress.errors import ParameterError, PluginError
 from moe_compress.methods._agreement import compare_halves
@@ -24,7 +27,8 @@ from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._likeness import measure_likeness
 from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
-from moe_compress.methods._target import ModelSize, budget_within, parse_size
+from moe_compress.methods._released_votes import prune_published
+from moe_compress.methods._target import budget_within, check_within, parse_count, parse_size
 from moe_compress.plugins import list_plugins, load_plugin
 from moe_compress.types import (
     Agreement,
@@ -32,27 +36,35 @@ from moe_compress.types import (
     CompressionPlan,
     ExpertStatistics,
     FloatArray,
+    LayerSample,
     PlanBackground,
+    Reduction,
     RouterGroups,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Method",
     "MethodParameters",
-    "ModelSize",
     "PlanMethod",
     "ScoreMethod",
     "available",
     "budget_within",
     "check_budget",
     "check_parameters",
+    "check_within",
     "describe_background",
     "experts_to_keep",
     "load",
     "measure_agreement",
+    "parse_count",
     "parse_size",
     "plan",
     "plan_mixed",
+    "prune_published",
+    "reduction",
     "total_to_keep",
 ]
 
@@ -108,6 +120,35 @@ def check_parameters(name: str, given: Mapping[str, Any] | None) -> MethodParame
     return parse_parameters(name, getattr(load(name), "PARAMETERS", MethodParameters), given)
 
 
+def reduction(name: str, seed: int, given: Mapping[str, Any] | None = None) -> Reduction:
+    """Return what turns a layer's sample into `elimination_rank` and `elimination_error`.
+
+    That of method `name`, or that of `reconstruct` as it is by default, for runs that collect for later.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the method has no such parameter, or it does not allow the value.
+    """
+    if hasattr(load(name), "reduce"):
+        return _Reduction(name, seed, check_parameters(name, given))
+    return _Reduction("reconstruct", seed, check_parameters("reconstruct", None))
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """A method's `reduce` with its settings, which are all that its `repr` says."""
+
+    method: str
+    seed: int
+    parameters: MethodParameters
+
+    def __call__(self, sample: LayerSample) -> Mapping[str, torch.Tensor]:
+        reduced: Mapping[str, torch.Tensor] = cast(Any, load(self.method)).reduce(
+            sample, self.seed, self.parameters
+        )
+        return reduced
+
+
 def plan(
     name: str,
     statistics: ExpertStatistics,
@@ -143,7 +184,8 @@ def plan(
         # A method that plans by itself sees a router without groups where they are given up.
         limits = layout.flattened if router_groups == "flatten" else layout
         made = method.plan(replace(statistics, layout=limits), budget, seed, given)
-        made = replace(made, layout=layout, method=name, router_groups=router_groups)
+        aligns = getattr(given, "align_neurons", False) and not made.is_pruning
+        made = replace(made, layout=layout, method=name, router_groups=router_groups, align_neurons=aligns)
     return replace(made, provenance=statistics.provenance)
 
 
@@ -154,11 +196,12 @@ def plan_mixed(
     seed: int,
     weights: Mapping[str, float] | Literal["max_min"] | None = None,
     router_groups: RouterGroups = "balanced",
+    parameters: Mapping[str, Any] | None = None,
 ) -> CompressionPlan:
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
     Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains). A
-    method that plans by itself has no scores to mix; give it the sum of the domains' statistics.
+    method that plans by itself has no scores to mix and is given the sum of the domains' statistics.
 
     Args:
         name: the method.
@@ -168,20 +211,27 @@ def plan_mixed(
         weights: domain -> weight, 1 where none is given; None weighs all the same; `max_min` finds the weights
             that cover the worst covered domain best.
         router_groups: whether the groups of a router that has them stay, equally large, or are given up.
+        parameters: what is set of the method's own parameters.
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the method has no scores, the budget does not fit the layout, or a weight the domains.
+        ParameterError: if weights are given and the method has no scores, the budget does not fit the layout, or a
+            weight or parameter the domains or the method.
         StatisticsError: if statistics do not belong together, or a sum the method needs was not collected.
     """
     ordered = sort_domains(statistics)
     domains, layout = [each.domain for each in ordered], ordered[0].layout
     method = load(name)
+    provenance = {"domains": "+".join(domains)}
     if not hasattr(method, "score"):
-        raise ParameterError(
-            f"{name} plans by itself and has no scores to mix; plan it from the sum of the domains' statistics, or "
-            "mix a method that scores"
-        )
+        if weights is not None:
+            raise ParameterError(
+                f"{name} plans by itself and has no scores to weigh; leave select.weights null, or mix a method "
+                "that scores"
+            )
+        summed = plan(name, reduce(add, ordered), budget, seed, router_groups, parameters)
+        return replace(summed, provenance=provenance)
+    check_parameters(name, parameters)
     scores = [method.score(each, seed) for each in ordered]
 
     def plan_mixture(mixed_LE: FloatArray) -> CompressionPlan:
@@ -193,7 +243,7 @@ def plan_mixed(
         chosen = given_weights(domains, weights)
     described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
     mixed = plan_mixture(mix_scores(scores, chosen, layout))
-    return replace(mixed, provenance={"domains": "+".join(domains), "domain_weights": described})
+    return replace(mixed, provenance={**provenance, "domain_weights": described})
 
 
 def measure_agreement(

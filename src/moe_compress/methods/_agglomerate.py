@@ -92,8 +92,12 @@ def distances_to_mean(embeddings_ED: FloatArray) -> FloatArray:
 
 def squared_distances(embeddings_ED: FloatArray) -> FloatArray:
     """Return `||phi_i - phi_j||^2`, float64 `[E, E]`."""
-    norms_E = np.sum(embeddings_ED**2, axis=1)
-    products_EE = embeddings_ED @ embeddings_ED.T
+    return distances_of(embeddings_ED @ embeddings_ED.T)
+
+
+def distances_of(products_EE: FloatArray) -> FloatArray:
+    """Return the squared distances of vectors with these inner products, float64 `[E, E]`."""
+    norms_E = np.diagonal(products_EE)
     squared_EE = norms_E[:, None] + norms_E[None, :] - (products_EE + products_EE.T)
     np.fill_diagonal(squared_EE, 0.0)
     return np.asarray(np.maximum(squared_EE, 0.0), dtype=np.float64)
@@ -226,6 +230,8 @@ def drop_far_members(
     The member nearest its own centre always stays, so that no cluster vanishes; equally near ones are ordered
     by a seeded draw. The paper does not say what becomes of a cluster that would lose all its members.
     """
+    if isinf(radius):
+        return tuple(clusters)
     experts = range(len(squared_EE))
     to_centers = np.sqrt([_squared_to_center(squared_EE, experts, members) for members in clusters])
     near_E = to_centers.min(axis=0) <= radius
@@ -244,6 +250,8 @@ def merge_group(
 
     With `gamma` infinite the one with the highest affinity is left alone; equal ones are ordered by a seeded draw.
     """
+    if len(members) == 1:
+        return ExpertGroup(members)
     unit_MD = _unit(embeddings_ED[list(members)])
     center_D = _unit(embeddings_ED[list(members)].mean(axis=0))
     affinity_M = expit(alpha * (unit_MD @ center_D))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import rankdata
 
 from moe_compress.types import Agreement, CompressionPlan, ExpertStatistics, FloatArray
 
@@ -45,6 +44,8 @@ def jaccard(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 def spearman(one_E: FloatArray, other_E: FloatArray) -> float:
     """Return the correlation of two scores' ranks, ties at their mean rank; NaN where one has no order at all."""
+    from scipy.stats import rankdata  # most of a second, which every command would wait for
+
     ranks = [rankdata(scores_E) - (len(scores_E) + 1) / 2 for scores_E in (one_E, other_E)]
     spread = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
     return float(ranks[0] @ ranks[1] / spread) if spread > 0 else float("nan")

@@ -8,9 +8,6 @@ import numpy as np
 from moe_compress.errors import ParameterError
 from moe_compress.types import Budget, FloatArray, MoELayout
 
-MAX_SHARE_DROPPED = 0.9
-"""A global budget never drops more of a layer than this, as C-Prune's published code does not."""
-
 _ROUNDING = 1e-9
 """0.3 * 10 may fall a hair short of 3 in floating point."""
 
@@ -71,13 +68,14 @@ def total_to_keep(budget: Budget, layout: MoELayout) -> int:
     if total < sum(floors):
         raise ParameterError(
             f"all layers together would keep {total} experts, but each needs {fewest_of(layout)} to route "
-            f"{_describe(layout)} and at least a tenth of its own, in all {sum(floors)}; "
-            f"keep at least {sum(floors)} (select.budget)"
+            f"{_describe(layout)}, may lose {budget.layer_fraction_dropped:.0%} of its own and keeps at least "
+            f"{budget.at_least or 0}, in all {sum(floors)}; keep at least {sum(floors)} (select.budget)"
         )
     if total > sum(ceilings):
         raise ParameterError(
-            f"all layers together would keep {total} experts, but in multiples of {step} they hold "
-            f"{sum(ceilings)}; keep at most {sum(ceilings)} (select.budget)"
+            f"all layers together would keep {total} experts, but in multiples of {step} they hold {sum(ceilings)}"
+            f"{'' if budget.at_most is None else f', {budget.at_most} in each at most'}; keep at most "
+            f"{sum(ceilings)} (select.budget)"
         )
     return total
 
@@ -91,9 +89,15 @@ def layer_bounds(budget: Budget, layout: MoELayout) -> tuple[tuple[int, ...], tu
     step = step_of(budget, layout)
     floors, ceilings = [], []
     for layer, experts in zip(layout.layers, layout.num_experts, strict=True):
-        fewest = max(fewest_of(layout), experts - int(experts * MAX_SHARE_DROPPED + _ROUNDING))
+        may_go = int(experts * budget.layer_fraction_dropped + _ROUNDING)
+        fewest = max(fewest_of(layout), experts - may_go, min(budget.at_least or 0, experts // step * step))
         floors.append(_check(_round_up(fewest, step), layer, experts, budget, layout))
-        ceilings.append(experts // step * step)
+        ceilings.append(min(experts, experts if budget.at_most is None else budget.at_most) // step * step)
+        if floors[-1] > ceilings[-1]:
+            raise ParameterError(
+                f"layer {layer} has to keep at least {floors[-1]} experts and may keep {ceilings[-1]}; raise "
+                "select.budget.at_most, or lower at_least or multiple_of"
+            )
     return tuple(floors), tuple(ceilings)
 
 

@@ -84,3 +84,11 @@ def share_of_layer(scores_E: FloatArray) -> FloatArray:
     """Return each expert's share of its layer's summed score; equal shares in a layer without any score."""
     total = np.sort(scores_E).sum()  # sorted, so that the order of the experts does not touch the last digit
     return scores_E / total if total > 0 else np.full(len(scores_E), 1 / len(scores_E))
+
+
+def layer_shares(scores_LE: FloatArray, layout: MoELayout) -> FloatArray:
+    """Return each expert's share of its layer's score, float64 `[L, E]`; layers then compare."""
+    share_LE = np.zeros_like(scores_LE, dtype=np.float64)
+    for row, experts in enumerate(layout.num_experts):
+        share_LE[row, :experts] = share_of_layer(scores_LE[row, :experts])
+    return share_LE

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from moe_compress.errors import ParameterError
-from moe_compress.methods._dense_sample import DenseSample, Error, Outcomes
+from moe_compress.methods._outcomes import Error, Outcomes
 from moe_compress.methods._routing import Routing
-from moe_compress.types import FloatArray
+from moe_compress.types import ExpertProducts, FloatArray
 
 MAX_CELLS = 1 << 25
 """Cases times experts that are routed anew at once; bounds the memory of a large layer's first round."""
@@ -39,9 +39,14 @@ class Elimination:
         errors = [0.0, *self.errors]
         return np.array([errors[min(gone, len(self.errors))] for gone in range(num_experts)])
 
+    def as_statistics(self, num_experts: int) -> dict[str, torch.Tensor]:
+        """Return both as the statistics of a layer."""
+        ranks_E, curve_E = self.ranks(num_experts), self.curve(num_experts)
+        return {"elimination_rank": torch.from_numpy(ranks_E), "elimination_error": torch.from_numpy(curve_E)}
+
 
 def eliminate(
-    sample: DenseSample, routing: Routing, error: Error = "cosine", fewest: int | None = None, seed: int = 0
+    sample: ExpertProducts, routing: Routing, error: Error = "cosine", fewest: int | None = None, seed: int = 0
 ) -> Elimination:
     """Return the order in which experts go until `fewest` are left.
 
@@ -89,7 +94,7 @@ class _Candidates:
         depends_NE: whose removal makes a token's row stale.
     """
 
-    def __init__(self, sample: DenseSample, routing: Routing, error: Error) -> None:
+    def __init__(self, sample: ExpertProducts, routing: Routing, error: Error) -> None:
         self.routing, self.outcomes = routing, Outcomes(sample, routing, error)
         self.scores_NE = self.outcomes.scores_NE
         tokens, experts = self.scores_NE.shape

@@ -29,25 +29,34 @@ def mean_affinity(
         alpha: sensitivity of the affinity (7).
         seed: of the order that breaks ties, and of k-means.
     """
-    products_CC = vectors_CD @ vectors_CD.T
+    products_CC = None
     if clustering == "kmeans":
         count = min(num_clusters, len(vectors_CD))
         label_C = KMeans(count, n_init=4, random_state=seed).fit_predict(vectors_CD)
     else:
+        products_CC = vectors_CD @ vectors_CD.T
         label_C = _hierarchical(products_CC, num_clusters, clustering, seed)
-    norm_C = np.sqrt(np.maximum(products_CC.diagonal(), np.finfo(np.float32).tiny))
     shared_C = np.zeros(len(vectors_CD))
     for label in np.unique(label_C):
         members = np.flatnonzero(label_C == label)
         if len(members) > 1:
-            cosine_MM = products_CC[np.ix_(members, members)]
-            cosine_MM /= norm_C[members, None]
-            cosine_MM /= norm_C[members]
-            cosine_MM *= alpha
-            affinity_MM = expit(cosine_MM, out=cosine_MM)
-            others = affinity_MM.sum(axis=1, dtype=np.float64) - affinity_MM.diagonal()
-            shared_C[members] = others / (len(members) - 1)
+            if products_CC is None:
+                products_MM = vectors_CD[members] @ vectors_CD[members].T
+            else:
+                products_MM = products_CC[np.ix_(members, members)]
+            shared_C[members] = _mean_to_others(products_MM, alpha)
     return shared_C
+
+
+def _mean_to_others(products_MM: NDArray[np.float32], alpha: float) -> FloatArray:
+    """Return each vector's mean affinity to the others, from inner products, which are overwritten."""
+    norm_M = np.sqrt(np.maximum(products_MM.diagonal(), np.finfo(np.float32).tiny))
+    products_MM /= norm_M[:, None]
+    products_MM /= norm_M
+    products_MM *= alpha
+    affinity_MM = expit(products_MM, out=products_MM)
+    others_M = affinity_MM.sum(axis=1, dtype=np.float64) - affinity_MM.diagonal()
+    return np.asarray(others_M / (len(others_M) - 1), dtype=np.float64)
 
 
 def _hierarchical(products_CC: NDArray[np.float32], num_clusters: int, method: str, seed: int) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 
 from moe_compress.errors import ParameterError, StatisticsError
-from moe_compress.methods._choose import share_of_layer
+from moe_compress.methods._choose import layer_shares
 from moe_compress.types import CompressionPlan, ExpertStatistics, FloatArray, MoELayout
 
 MAX_MIN_ROUNDS = 60
@@ -24,10 +24,13 @@ def mix_scores(scores: Sequence[FloatArray], weights: Sequence[float], layout: M
         weights: one per domain.
         layout: tells how many experts each layer has.
     """
-    mixed_LE = np.zeros_like(scores[0], dtype=np.float64)
-    for weight, scores_LE in zip(weights, scores, strict=True):
-        for row, experts in enumerate(layout.num_experts):
-            mixed_LE[row, :experts] += weight * share_of_layer(scores_LE[row, :experts])
+    return _add_weighted([layer_shares(scores_LE, layout) for scores_LE in scores], weights)
+
+
+def _add_weighted(shares: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
+    mixed_LE = np.zeros_like(shares[0])
+    for weight, share_LE in zip(weights, shares, strict=True):
+        mixed_LE += weight * share_LE
     return mixed_LE
 
 
@@ -56,10 +59,11 @@ def max_min_weights(scores: Sequence[FloatArray], layout: MoELayout, plan_scores
         layout: the model's layout.
         plan_scores: makes a plan of mixed scores `[L, E]`.
     """
+    shares = [layer_shares(scores_LE, layout) for scores_LE in scores]
     weights = np.ones(len(scores))
     best, best_weights = -1.0, weights
     for update in range(MAX_MIN_ROUNDS + 1):
-        plan = plan_scores(mix_scores(scores, weights.tolist(), layout))
+        plan = plan_scores(_add_weighted(shares, weights.tolist()))
         covered = [coverage(scores_LE, plan) for scores_LE in scores]
         if min(covered) > best:
             best, best_weights = min(covered), weights

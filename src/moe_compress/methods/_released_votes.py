@@ -10,6 +10,12 @@ from moe_compress.errors import ParameterError, StatisticsError
 Clustered = Sequence[tuple[int, float]]
 """One batch's clusters: for each expert the label of its cluster and its distance to the cluster's centre."""
 
+LayerClusters = Mapping[int, Sequence[Clustered]] | Mapping[str, Sequence[Clustered]]
+"""Layer -> batches of clusters; JSON's layers are strings."""
+
+LayerLists = Mapping[int, Sequence[int]] | Mapping[str, Sequence[int]]
+"""Layer -> experts."""
+
 MAX_SHARE = 0.9
 
 
@@ -73,7 +79,39 @@ def fewest_votes(votes: Sequence[int], rate: float) -> list[int]:
     return sorted(range(len(votes)), key=votes.__getitem__)[: int(rate * len(votes))]
 
 
-def prune_each_layer(layers: Mapping[int, Sequence[Clustered]], rate: float) -> dict[int, tuple[int, ...]]:
+def prune_published(
+    layer_clusters: LayerClusters,
+    global_clusters: Sequence[Clustered],
+    layer_rate: float,
+    global_rate: float,
+) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
+    """Return what a run of the published code prunes: in the stage inside the layers, and in both stages.
+
+    Takes the JSON of the published run's two `*_unsupervised.json` files as it is. Layers that the run has no
+    clusters of, as those without routed experts, are in neither result.
+
+    Args:
+        layer_clusters: layer -> batches -> `[label, distance]` of each expert.
+        global_clusters: batches -> `[label, distance]` of each expert the first stage left, by layer and expert.
+        layer_rate: share of each layer's experts that the first stage prunes.
+        global_rate: share of what is left that the second prunes.
+
+    Raises:
+        ParameterError: if a rate is not a share.
+        StatisticsError: if layers, or batches, are of different numbers of experts, or there are none.
+    """
+    layer_pruned = prune_each_layer(layer_clusters, layer_rate)
+    experts = {len(batch) for batches in layer_clusters.values() for batch in batches}
+    if len(experts) != 1:
+        raise StatisticsError(
+            f"the layers' clusters have {sorted(experts)} experts, and the published code counts on one number; "
+            "give the clusters of one run"
+        )
+    gone = prune_over_layers(global_clusters, layer_pruned, experts.pop(), layer_rate, global_rate)
+    return layer_pruned, gone
+
+
+def prune_each_layer(layers: LayerClusters, rate: float) -> dict[int, tuple[int, ...]]:
     """Return layer -> pruned experts, ascending: the stage inside each layer.
 
     Args:
@@ -82,17 +120,18 @@ def prune_each_layer(layers: Mapping[int, Sequence[Clustered]], rate: float) -> 
 
     Raises:
         ParameterError: if `rate` is not a share.
+        StatisticsError: if a layer has no batches, or they have different numbers of experts.
     """
     _check_rate("layer_rate", rate)
     return {
-        layer: tuple(sorted(fewest_votes(count_votes(batches, len(batches[0]), rate), rate)))
+        int(layer): tuple(sorted(fewest_votes(count_votes(batches, len(next(iter(batches), ())), rate), rate)))
         for layer, batches in layers.items()
     }
 
 
 def prune_over_layers(
     batches: Sequence[Clustered],
-    layer_pruned: Mapping[int, Sequence[int]],
+    layer_pruned: LayerLists,
     experts_per_layer: int,
     layer_rate: float,
     global_rate: float,
@@ -113,24 +152,25 @@ def prune_over_layers(
     _check_rate("layer_rate", layer_rate)
     _check_rate("global_rate", global_rate)
     votes = count_votes(batches, experts_per_layer, global_rate)
+    first = {int(layer): pruned for layer, pruned in layer_pruned.items()}  # "10" would come before "9"
     left = [
         (layer, expert)
-        for layer in sorted(layer_pruned)
+        for layer in sorted(first)
         for expert in range(experts_per_layer)
-        if expert not in layer_pruned[layer]
+        if expert not in first[layer]
     ]
     if len(left) != len(votes):
         raise StatisticsError(
             f"the global clusters have {len(votes)} experts, but the layer stage left {len(left)}; "
             "cluster what it left"
         )
-    more: dict[int, list[int]] = {layer: [] for layer in layer_pruned}
+    more: dict[int, list[int]] = {layer: [] for layer in first}
     for index in fewest_votes(votes, global_rate):
         layer, expert = left[index]
         more[layer].append(expert)
     return {
         layer: tuple(sorted([*pruned, *_cap(more[layer], len(pruned), layer_rate)]))
-        for layer, pruned in layer_pruned.items()
+        for layer, pruned in first.items()
     }
 
 

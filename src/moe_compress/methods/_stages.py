@@ -114,8 +114,12 @@ def _counts(
     floors, _ = layer_bounds(budget, layout)
     if budget.scope == "per_layer":
         if rates.follow == "budget":
-            return _within(experts_to_keep(budget, layout), left_L, layout)
-        return tuple(max(floor, _after(left, rates, step)) for floor, left in zip(floors, left_L, strict=True))
+            keep_L = experts_to_keep(budget, layout)
+        else:
+            keep_L = tuple(
+                max(floor, _after(left, rates, step)) for floor, left in zip(floors, left_L, strict=True)
+            )
+        return _within(keep_L, left_L, layout)
     total = total_to_keep(budget, layout) if rates.follow == "budget" else _after(sum(left_L), rates, step)
     if total > sum(left_L):
         raise ParameterError(

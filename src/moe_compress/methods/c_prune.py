@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from moe_compress.errors import ParameterError
 from moe_compress.methods import _merging, easy_ep
 from moe_compress.methods._agglomerate import (
     Agglomeration,
@@ -19,7 +18,7 @@ from moe_compress.methods._agglomerate import (
     merge_group,
     name_joins,
 )
-from moe_compress.methods._choose import share_of_layer
+from moe_compress.methods._choose import layer_shares
 from moe_compress.methods._homogeneity import Clustering, mean_affinity
 from moe_compress.methods._stages import Rates, clusters_to_leave, keep_clusters
 from moe_compress.types import (
@@ -30,6 +29,7 @@ from moe_compress.types import (
     FloatArray,
     MergeTrees,
     MoELayout,
+    RouterNoise,
 )
 
 STATISTICS: tuple[str, ...] = ("embedding", *easy_ep.STATISTICS)
@@ -46,8 +46,9 @@ class PARAMETERS(Rates):
         delta: standard deviations in the threshold (6); ours.
         radius: pruning radius (11) in units of the layer's mean distance to its centroid; ours: drops none.
         gamma: sharpness of the merge weights (12); infinite keeps the best member alone; ours.
-        epsilon: noise on merged router rows (13).
+        epsilon: standard deviation of the noise on merged experts' router rows and biases (13).
         merge_weights: `affinity` is (12); the others replace it.
+        align_neurons: put each member's neurons in the order of the heaviest member's before averaging.
         score: the method whose scores are a cluster's domain score.
         global_clusters: clusters over all layers (Table 1: 6 or 8).
         global_clustering: how these are found; `kmeans` is the ablation of Table 4.
@@ -61,6 +62,7 @@ class PARAMETERS(Rates):
     gamma: float = Field(1.0, ge=0)
     epsilon: float = Field(0.0, ge=0)
     merge_weights: Literal["affinity", "frequency", "score", "best"] = "affinity"
+    align_neurons: bool = False
     score: str = "easy_ep"
     global_clusters: int = Field(6, ge=1)
     global_clustering: Clustering = "ward"
@@ -73,14 +75,9 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PA
     A router's groups are clustered one by one, since experts cannot leave them.
 
     Raises:
-        ParameterError: if the budget does not fit the layout or the clusters, or noise is asked for.
+        ParameterError: if the budget does not fit the layout or the clusters.
         StatisticsError: if a sum it needs was not collected.
     """
-    if parameters.epsilon > 0:
-        raise ParameterError(
-            f"epsilon is {parameters.epsilon}, but a plan says which experts merge and cannot carry noise on "
-            "router rows; leave it 0 and add noise where the rows are written (select.parameters)"
-        )
     layout, embedding_LED = statistics.layout, statistics["embedding"]
     share_LE = layer_shares(_merging.scores_of(parameters.score, statistics, seed), layout)
     clusters = [
@@ -105,7 +102,9 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PA
     kept = keep_clusters(worth, homes, parameters, budget, layout, seed)
     chosen = [[layer[index] for index in keep] for layer, keep in zip(clusters, kept, strict=True)]
     groups = _merge(chosen, statistics, parameters, seed)
-    return CompressionPlan(layout, groups, "c_prune", _spread(worth, clusters, share_LE.shape))
+    noise = RouterNoise(parameters.epsilon, seed) if parameters.epsilon else None
+    scores_LE = _spread(worth, clusters, share_LE.shape)
+    return CompressionPlan(layout, groups, "c_prune", scores_LE, router_noise=noise)
 
 
 def trees(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> MergeTrees:
@@ -118,14 +117,6 @@ def trees(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: P
         _cluster_layer(embedding_ED, left, layer, layout.num_groups, parameters, seed, history)
         joins.append(name_joins(history, experts))
     return MergeTrees("1 less the affinity of mean outputs", True, layout.num_experts, tuple(joins))
-
-
-def layer_shares(scores_LE: FloatArray, layout: MoELayout) -> FloatArray:
-    """Return each expert's share of its layer's score, `[L, E]`; layers then compare."""
-    share_LE = np.zeros_like(scores_LE)
-    for row, experts in enumerate(layout.num_experts):
-        share_LE[row, :experts] = share_of_layer(scores_LE[row, :experts])
-    return share_LE
 
 
 def _clusters_left(parameters: PARAMETERS, budget: Budget, layout: MoELayout) -> tuple[int, ...]:
@@ -171,9 +162,10 @@ def cluster_vectors(embedding_LED: FloatArray, clusters: list[list[Cluster]], la
     vectors = []
     for row, experts in enumerate(layout.num_experts):
         own_ED = embedding_LED[row, :experts]
-        scale = float(np.sqrt(np.mean(own_ED**2))) or 1.0
-        means = np.stack([own_ED[list(members)].mean(axis=0) for members in clusters[row]])
-        vectors.append((means / scale).astype(np.float32))
+        scale = float(np.linalg.norm(own_ED)) / np.sqrt(own_ED.size) or 1.0
+        sizes_C = np.array([len(members) for members in clusters[row]])
+        sums_CD = np.add.reduceat(own_ED[np.concatenate(clusters[row])], np.cumsum(sizes_C) - sizes_C, axis=0)
+        vectors.append((sums_CD / (scale * sizes_C[:, None])).astype(np.float32))
     return np.concatenate(vectors)
 
 

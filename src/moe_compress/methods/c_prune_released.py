@@ -7,12 +7,12 @@ from pydantic import Field
 
 from moe_compress.errors import ParameterError
 from moe_compress.methods._choose import choose_groups
-from moe_compress.methods._released_clusters import cluster_samples
+from moe_compress.methods._released_clusters import cluster_batch
 from moe_compress.methods._released_votes import count_votes, prune_each_layer, prune_over_layers
 from moe_compress.methods._stages import Rates
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, MoELayout, pruning_groups
 
-STATISTICS: tuple[str, ...] = ("pooled_outputs",)
+STATISTICS: tuple[str, ...] = ("pooled_gram",)
 
 
 class PARAMETERS(Rates):
@@ -21,12 +21,10 @@ class PARAMETERS(Rates):
     Attributes:
         clusters: clusters of a layer in each batch.
         global_clusters: clusters over all layers in each batch; the published run has 12 in both.
-        batch_size: samples of a batch.
     """
 
     clusters: int = Field(12, ge=1)
     global_clusters: int = Field(12, ge=1)
-    batch_size: int = Field(32, ge=1)
 
 
 def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
@@ -39,17 +37,19 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PA
     Raises:
         ParameterError: if the budget does not fit, or layers have different numbers of experts.
         PlanError: if the rates leave a layer with fewer experts than the router picks.
-        StatisticsError: if `pooled_outputs`, `[L, E, S, D]`, was not collected.
+        StatisticsError: if `pooled_gram`, `[L, E, batches, L, E]`, was not collected.
     """
-    layout, outputs_LESD = statistics.layout, statistics["pooled_outputs"]
-    experts = _experts_per_layer(layout)
+    layout, gram_LEBLE = statistics.layout, statistics["pooled_gram"]
+    experts, batches = _experts_per_layer(layout), range(gram_LEBLE.shape[2])
     layers = {
-        layer: cluster_samples(outputs_ESD, parameters.batch_size, parameters.clusters)
-        for layer, outputs_ESD in zip(layout.layers, outputs_LESD, strict=True)
+        layer: [cluster_batch(gram_LEBLE[row, :, batch, row], parameters.clusters) for batch in batches]
+        for row, layer in enumerate(layout.layers)
     }
     pruned = prune_each_layer(layers, parameters.layer_rate)
     left_LE = ~np.array([np.isin(np.arange(experts), pruned[layer]) for layer in layout.layers])
-    over = cluster_samples(outputs_LESD[left_LE], parameters.batch_size, parameters.global_clusters)
+    over = [
+        cluster_batch(gram_LEBLE[:, :, batch][left_LE][:, left_LE], parameters.global_clusters) for batch in batches
+    ]
     scores_LE = np.zeros(left_LE.shape)
     for row, layer in enumerate(layout.layers):
         scores_LE[row] = count_votes(layers[layer], experts, parameters.layer_rate)

@@ -2,7 +2,7 @@
 
 from moe_compress.methods._agglomerate import cosine
 from moe_compress.methods._linkage import cluster_layers, layer_joins
-from moe_compress.methods._merging import MergeParameters, MergeWeights, merge_clusters, merge_values
+from moe_compress.methods._merging import MergeParameters, MergeWeights, merge_layer, merge_values
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, MergeTrees
 
 STATISTICS: tuple[str, ...] = ("weight_gram",)
@@ -17,11 +17,12 @@ class PARAMETERS(MergeParameters):
 def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
     """Return the plan that merges experts by average linkage of `1 - cos` of their weights."""
     layout = statistics.layout
+    clusters_L = cluster_layers(_distances(statistics), budget, layout, seed)
     values_LE = merge_values(parameters.merge_weights, parameters.score, statistics, seed)
     groups = tuple(
-        merge_clusters(clusters, values_E, parameters.merge_weights, (seed, layer))
-        for clusters, values_E, layer in zip(
-            cluster_layers(_distances(statistics), budget, layout, seed), values_LE, layout.layers, strict=True
+        merge_layer(clusters, values_E, gram_EE, parameters, (seed, layer))
+        for clusters, values_E, gram_EE, layer in zip(
+            clusters_L, values_LE, statistics["weight_gram"], layout.layers, strict=True
         )
     )
     return CompressionPlan(layout, groups, "group_and_merge", values_LE)

@@ -4,7 +4,7 @@ import numpy as np
 
 from moe_compress.methods._agglomerate import squared_distances
 from moe_compress.methods._linkage import cluster_layers, layer_joins
-from moe_compress.methods._merging import MergeParameters, merge_clusters, merge_values
+from moe_compress.methods._merging import MergeParameters, merge_layer, merge_values
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray, MergeTrees
 
 STATISTICS: tuple[str, ...] = ("embedding", "count")
@@ -16,9 +16,13 @@ def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: Me
     layout = statistics.layout
     values_LE = merge_values(parameters.merge_weights, parameters.score, statistics, seed)
     groups = tuple(
-        merge_clusters(clusters, values_E, parameters.merge_weights, (seed, layer))
-        for clusters, values_E, layer in zip(
-            cluster_layers(_distances(statistics), budget, layout, seed), values_LE, layout.layers, strict=True
+        merge_layer(clusters, values_E, own_ED @ own_ED.T, parameters, (seed, layer))
+        for clusters, values_E, own_ED, layer in zip(
+            cluster_layers(_distances(statistics), budget, layout, seed),
+            values_LE,
+            statistics["embedding"],
+            layout.layers,
+            strict=True,
         )
     )
     return CompressionPlan(layout, groups, "hc_smoe", values_LE)

@@ -4,7 +4,7 @@ import numpy as np
 
 from moe_compress.methods._agglomerate import cosine
 from moe_compress.methods._choose import choose_groups
-from moe_compress.methods._merging import MergeParameters, merge_clusters, merge_values
+from moe_compress.methods._merging import MergeParameters, merge_layer, merge_values
 from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, FloatArray
 
 STATISTICS: tuple[str, ...] = ("count", "logit_gram")
@@ -14,15 +14,15 @@ PARAMETERS = MergeParameters
 def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: MergeParameters) -> CompressionPlan:
     """Return the plan whose clusters each have one dominant expert: one the router picked most often."""
     layout = statistics.layout
-    kind = parameters.merge_weights
-    values_LE = merge_values(kind, parameters.score, statistics, seed)
+    values_LE = merge_values(parameters.merge_weights, parameters.score, statistics, seed)
     chosen = choose_groups(statistics["count"], layout, budget, seed)
     groups = []
     for row, (layer, experts) in enumerate(zip(layout.layers, layout.num_experts, strict=True)):
         dominant = [group.members[0] for group in chosen[row]]
         alike_EE = cosine(statistics["logit_gram"][row, :experts, :experts])
         clusters = join_dominant(alike_EE, dominant, experts // layout.num_groups, (seed, layer))
-        groups.append(merge_clusters(clusters, values_LE[row], kind, (seed, layer)))
+        products_EE = statistics["logit_gram"][row, :experts, :experts]
+        groups.append(merge_layer(clusters, values_LE[row], products_EE, parameters, (seed, layer)))
     return CompressionPlan(layout, tuple(groups), "m_smoe", statistics["count"])
 
 

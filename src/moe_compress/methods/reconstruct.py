@@ -1,5 +1,10 @@
 """`reconstruct`: keep the set that, with the router's choice made anew, changes the layer's output least (ours)."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 
 from moe_compress.errors import StatisticsError
@@ -7,13 +12,39 @@ from moe_compress.methods._budget import experts_to_keep, layer_bounds, step_of,
 from moe_compress.methods._choose import rank, take_in_turn
 from moe_compress.methods._curves import share_by_error
 from moe_compress.methods._parameters import MethodParameters
-from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, pruning_groups
+from moe_compress.types import Budget, CompressionPlan, ExpertStatistics, LayerSample, pruning_groups
+
+if TYPE_CHECKING:
+    import torch
 
 STATISTICS: tuple[str, ...] = ("elimination_rank", "elimination_error")
-PARAMETERS = MethodParameters
 
 
-def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: MethodParameters) -> CompressionPlan:
+class PARAMETERS(MethodParameters):
+    """What elimination keeps small.
+
+    Attributes:
+        error: mean over tokens. `cosine`: `1 - cos` of the stream after the layer with and without the experts that
+            went. `absolute`: the squared change of the routed output. `relative`: that over the squared stream.
+    """
+
+    error: Literal["cosine", "absolute", "relative"] = "cosine"
+
+
+def reduce(sample: LayerSample, seed: int, parameters: PARAMETERS) -> Mapping[str, torch.Tensor]:
+    """Return a layer's `elimination_rank` and `elimination_error`, from the sample alone and where it lies.
+
+    Raises:
+        UnsupportedModelError: if the rules of the layer's router are not known.
+    """
+    from moe_compress.methods._eliminate import eliminate
+    from moe_compress.methods._find_routing import find_routing
+
+    found = eliminate(sample.products, find_routing(sample), parameters.error, seed=seed)
+    return found.as_statistics(sample.products.logits_NE.shape[1])
+
+
+def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:
     """Return the plan that keeps of each layer the experts that elimination removed last.
 
     `elimination_rank` is when each expert was removed, `elimination_error` the layer's error with `d` experts gone

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
-from moe_compress.pipelines.requests import find_requests
+from moe_compress.pipelines.requests import find_reduction, find_requests
 from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout, Provenance
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ def collect_jointly(
 
     `values` are, for each domain, its demonstrations, its lineage and its parameters.
     """
-    domains, lineages, requests = {}, {}, {}
+    domains, lineages, requests, selections = {}, {}, {}, {}
     for demonstrations, lineage, own in zip(values[::3], values[1::3], values[2::3], strict=True):
         domains[own.name], lineages[own.name] = demonstrations, lineage
-        requests[own.name] = find_requests(own.selection(select).method, parameters.statistics)
-    return list(collect_domains(base_model, parameters, domains, lineages, requests, folder).values())
+        selections[own.name] = own.selection(select)
+        requests[own.name] = find_requests(selections[own.name].method, parameters.statistics)
+    found = collect_domains(base_model, parameters, domains, lineages, requests, folder, selections)
+    return list(found.values())
 
 
 def collect_domains(
@@ -59,6 +62,7 @@ def collect_domains(
     lineages: Mapping[str, Provenance],
     requests: Mapping[str, tuple[str, ...]],
     folder: Path | None,
+    selections: Mapping[str, SelectParameters] = MappingProxyType({}),
 ) -> dict[str, ExpertStatistics]:
     """Return domain -> expert statistics.
 
@@ -69,25 +73,31 @@ def collect_domains(
         lineages: domain -> provenance of its statistics.
         requests: domain -> statistics to collect besides those every collection has.
         folder: where a collection that may be killed commits each layer.
+        selections: domain -> the method that the statistics are for, and its settings; the default's otherwise.
     """
     from moe_compress.checkpoint.index import read_index
     from moe_compress.collection.collect import CollectSettings, collect
     from moe_compress.collection.streamed import CheckpointFiles
-    from moe_compress.families.derive import derive_tensor_map
+    from moe_compress.families.derive import derive_layout
 
     index = read_index(base_model.path)
-    layout = derive_tensor_map(index.config, index.shapes).layout
+    layout = derive_layout(index.config, index.shapes)
     files = CheckpointFiles(index.folder, index.config, index.tensors)
     settings = CollectSettings(**parameters.model_dump(exclude={"statistics"}))
-    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer)
+    reductions = {
+        name: reduction
+        for name, own in requests.items()
+        if (reduction := find_reduction(own, selections.get(name, SelectParameters())))
+    }
+    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer, reductions)
 
 
 def log_layer(record: LayerRecord) -> None:
-    """Tell MLflow how fast a layer went."""
+    """Tell MLflow how fast a layer went, and how long the rest will take."""
     from moe_compress.registry.tracking import log_step
 
-    speeds = {"tokens_per_second": record.tokens_per_second, "bytes_per_second": record.bytes_per_second}
-    log_step({f"collect.{name}": value for name, value in speeds.items()}, record.layer)
+    names = ("tokens_per_second", "bytes_per_second", "seconds_left")
+    log_step({f"collect.{name}": getattr(record, name) for name in names}, record.layer)
 
 
 def reduce_shards(shards: Sequence[ExpertStatistics]) -> ExpertStatistics:

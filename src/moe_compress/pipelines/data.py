@@ -17,7 +17,7 @@ from moe_compress.gates.demonstrations import (
     DemonstrationSet,
     check_demonstrations,
 )
-from moe_compress.pipelines.given import find_given, read_given
+from moe_compress.pipelines.budget import resolve_budget
 from moe_compress.pipelines.lineage import record_lineage
 from moe_compress.pipelines.parameters import DataParameters, DomainParameters, RewriteParameters, SelectParameters
 from moe_compress.types import Budget, CheckpointReference, Demonstrations, MoELayout, digest_of
@@ -30,35 +30,42 @@ Row = dict[str, Any]
 
 def check_request(
     base_model: CheckpointReference, select: SelectParameters, own: DomainParameters, rewrite: RewriteParameters
-) -> MoELayout:
-    """Return the base model's layout, after checking that method and budget, or the given plan, fit it.
-
-    Reads names only.
+) -> tuple[MoELayout, Budget]:
+    """Return the base model's layout and the budget in experts, after checking that they fit; reads names only.
 
     Raises:
         PluginError: if there is no such method.
         ParameterError: if the budget does not fit the model, or the layout it is to be written with.
-        PlanError: if the given plan does not.
         UnsupportedModelError: if the architecture's experts cannot be told.
     """
     chosen = own.selection(select)
-    given = find_given(chosen, own.name)
-    if given is None:
-        methods.check_parameters(chosen.method, chosen.parameters)
-        refuse_uneven_layers(chosen.budget.as_budget(), rewrite)
+    methods.check_parameters(chosen.method, chosen.parameters)
+    refuse_uneven_layers(chosen.budget.as_budget(), rewrite)
 
     from moe_compress.checkpoint.index import read_index
-    from moe_compress.checkpoint.rewrite import check_plan
     from moe_compress.families.derive import derive_tensor_map
 
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
-    layout = tensor_map.layout
-    if given is None:
-        methods.check_budget(chosen.budget.as_budget(), layout.flattened if chosen.groups == "flatten" else layout)
-    else:
-        check_plan(tensor_map, read_given(given, chosen, layout), set(index.tensors), rewrite.layout)
-    return layout
+    return tensor_map.layout, resolve_budget(chosen, rewrite, index, tensor_map)
+
+
+def check_collection(base_model: CheckpointReference, select: SelectParameters, own: DomainParameters) -> MoELayout:
+    """Return the base model's layout, whose layers may keep different numbers of experts; reads names only.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if a parameter does not suit the method whose statistics are collected.
+        UnsupportedModelError: if the architecture's experts cannot be told.
+    """
+    chosen = own.selection(select)
+    methods.check_parameters(chosen.method, chosen.parameters)
+
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.families.derive import derive_layout
+
+    index = read_index(base_model.path)
+    return derive_layout(index.config, index.shapes)
 
 
 def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
@@ -162,42 +169,46 @@ def sample(rows: Sequence[Row], parameters: DataParameters) -> Sequence[Row]:
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stage: (base model, demonstration rows) -> layout, demonstrations, lineage."""
-    return Pipeline(
+    """Return the stage: (base model, demonstration rows) -> layout, budget, demonstrations, lineage."""
+    check = Node(
+        check_request,
+        ["base_model", "params:select", "params:domain", "params:rewrite"],
+        ["layout", "budget"],
+        name="check_request",
+    )
+    return Pipeline([check, demonstrations_node(), _lineage_node()])
+
+
+def create_collect_pipeline() -> Pipeline:
+    """Return the stage before statistics that nothing is planned from yet: it asks for no budget, so has none."""
+    check = Node(
+        check_collection, ["base_model", "params:select", "params:domain"], "layout", name="check_collection"
+    )
+    return Pipeline([check, demonstrations_node(), _lineage_node()])
+
+
+def demonstrations_node() -> Node:
+    """Return the node that checks and chooses demonstrations, once the request was checked."""
+    return Node(
+        prepare_demonstrations,
         [
-            Node(
-                check_request,
-                ["base_model", "params:select", "params:domain", "params:rewrite"],
-                "layout",
-                name="check_request",
-            ),
-            Node(
-                prepare_demonstrations,
-                [
-                    "demonstration_rows",
-                    "base_model",
-                    "layout",
-                    "domains_folder",
-                    "reporting_folder",
-                    "params:data",
-                    "params:domain",
-                ],
-                ["demonstrations", "demonstrations_docs"],
-                name="validate_demonstrations",
-            ),
-            Node(
-                record_lineage,
-                [
-                    "base_model",
-                    "demonstrations",
-                    "run_keys",
-                    "domains_folder",
-                    "layout",
-                    "params:select",
-                    "params:domain",
-                ],
-                "lineage",
-                name="record_lineage",
-            ),
-        ]
+            "demonstration_rows",
+            "base_model",
+            "layout",
+            "domains_folder",
+            "reporting_folder",
+            "params:data",
+            "params:domain",
+        ],
+        ["demonstrations", "demonstrations_docs"],
+        name="validate_demonstrations",
+    )
+
+
+def _lineage_node() -> Node:
+    return Node(
+        record_lineage,
+        ["base_model", "demonstrations", "run_keys", "domains_folder", "params:select", "params:domain"],
+        "lineage",
+        name="record_lineage",
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.evaluation.benchmarks import BenchmarkRequest
+from moe_compress.pipelines.benchmarks import prepare_benchmarks
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
 from moe_compress.pipelines.run_keys import evaluated_tasks
-from moe_compress.types import CheckpointReference, Demonstrations, EvaluationResult
+from moe_compress.types import CheckpointReference, EvaluationResult
 
 
 def evaluate_model(
@@ -16,11 +18,12 @@ def evaluate_model(
     domains_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
-    demonstrations: Demonstrations,
+    checked: object,
+    public: BenchmarkRequest,
 ) -> EvaluationResult:
     """Return benchmark items, held-out perplexity, freely written texts and size of one model.
 
-    `demonstrations` stands for a request that was checked, so that a wrong one fails before models load.
+    `checked` stands for a request that was checked, so that a wrong one fails before models load.
 
     Raises:
         DataError: if a task has no benchmark.
@@ -30,7 +33,7 @@ def evaluate_model(
     from moe_compress.evaluation.heldout import read_texts
     from moe_compress.evaluation.tasks import load_task
 
-    names = evaluated_tasks(parameters.tasks, own.name)
+    names = evaluated_tasks(parameters.tasks, own.targets)
     tasks = [
         load_task(name, domains_folder / name / "benchmark.jsonl", parameters.limit, parameters.seed)
         for name in names
@@ -48,6 +51,8 @@ def evaluate_model(
         device=parameters.device,
         batch_size=parameters.batch_size,
         dtype=parameters.dtype,
+        backend=parameters.backend,
+        public=public,
         prompts=parameters.prompts,
         max_new_tokens=parameters.max_new_tokens,
         provenance={
@@ -63,25 +68,30 @@ def evaluate_candidate(
     domains_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
-    demonstrations: Demonstrations,
+    checked: object,
+    public: BenchmarkRequest,
 ) -> EvaluationResult:
     """Return the same of a candidate; one that gives no numbers is told as such, for gates to judge."""
     from moe_compress.errors import NotFiniteError
     from moe_compress.evaluation.throughput import measure_size
 
     try:
-        return evaluate_model(checkpoint, domains_folder, parameters, own, demonstrations)
+        return evaluate_model(checkpoint, domains_folder, parameters, own, checked, public)
     except NotFiniteError as error:
         size = measure_size(checkpoint.path)
         provenance = {"checkpoint": checkpoint.name, "weights_digest": checkpoint.weights_digest}
         return EvaluationResult(checkpoint.name, (), {}, *size, provenance=provenance, fault=str(error))
 
 
-def create_pipeline() -> Pipeline:
-    """Return the stage: (base model, candidate checkpoint) -> an evaluation of each."""
-    inputs = ["checkpoint", "domains_folder", "params:evaluate", "params:domain", "demonstrations"]
-    parameters = {"params:evaluate", "params:domain"}
-    shared = {name: name for name in ("domains_folder", "demonstrations")}
+def create_pipeline(checked: str = "demonstrations") -> Pipeline:
+    """Return the stage: (base model, candidate checkpoint) -> an evaluation of each.
+
+    Args:
+        checked: what is there once the request was checked.
+    """
+    parameters = ("params:evaluate", "params:domain")
+    inputs = ["checkpoint", "domains_folder", *parameters, "checked", "benchmark_request"]
+    shared = {"domains_folder": "domains_folder", "benchmark_request": "benchmark_request", "checked": checked}
     models = {
         "baseline": (evaluate_model, "base_model"),
         "candidate": (evaluate_candidate, "candidate_checkpoint"),
@@ -93,9 +103,18 @@ def create_pipeline() -> Pipeline:
                 namespace=role,
                 inputs={"checkpoint": checkpoint, **shared},
                 outputs={"evaluation": f"{role}_evaluation"},
-                parameters=parameters,
+                parameters=set(parameters),
             )
             for role, (function, checkpoint) in models.items()
         ),
-        Pipeline([]),
+        Pipeline(
+            [
+                Node(
+                    prepare_benchmarks,
+                    ["layout", "params:evaluate", "params:benchmarks", "params:domain"],
+                    "benchmark_request",
+                    name="prepare_benchmarks",
+                )
+            ]
+        ),
     )

@@ -77,7 +77,7 @@ def measure_candidate(
     own: DomainParameters,
 ) -> Measurements:
     """Return everything a gate may ask for; see `pipelines.measure`."""
-    return measure(baseline, candidate, comparisons, probes, speeds, agreement, own.name)
+    return measure(baseline, candidate, comparisons, probes, speeds, agreement, own.targets)
 
 
 def decide_gates(

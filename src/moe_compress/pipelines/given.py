@@ -1,64 +1,147 @@
-"""A plan that is given instead of made (`select.from`): where it lies, and what it says of a model."""
+"""Stages 1 and 3 of a plan that is given instead of made (`select.from`): check it, and say where it came from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.errors import ParameterError
-from moe_compress.pipelines.parameters import SelectParameters
+from moe_compress.pipelines.budget import resolve_budget
+from moe_compress.pipelines.data import demonstrations_node
+from moe_compress.pipelines.given_plan import find_given
+from moe_compress.pipelines.lineage import describe_run
+from moe_compress.pipelines.parameters import DomainParameters, RewriteParameters, SelectParameters
+from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.plans.formats import read_any
-from moe_compress.types import CompressionPlan, MoELayout
+from moe_compress.types import (
+    Agreement,
+    CheckpointReference,
+    CompressionPlan,
+    GateReport,
+    MoELayout,
+    PlanBackground,
+)
 
-SWEEPS = Path("data/05_model_input/sweeps")
-"""Where sweeps leave what they chose: `<domain>/<key>/plan.json`, their result beside it."""
 
-
-def locate(given: str, domain: str) -> Path:
-    """Return the file that `select.from` names; `sweep` is the newest choice of the domain's sweep.
+def check_given(
+    base_model: CheckpointReference, select: SelectParameters, own: DomainParameters, rewrite: RewriteParameters
+) -> tuple[MoELayout, CompressionPlan]:
+    """Return the base model's layout and the plan that is given, after checking that they fit; reads names only.
 
     Raises:
-        ParameterError: if no sweep of the domain has chosen a plan.
+        ParameterError: if no plan is given, or it is an ordered list and the budget does not fit the model.
+        PlanError: if it is no plan, or one for another model or another layout to write.
+        UnsupportedModelError: if the architecture's experts cannot be told.
     """
-    if given != "sweep":
-        return Path(given)
-    choices = sorted((SWEEPS / domain).glob("*/plan.json"), key=lambda path: path.stat().st_mtime_ns)
-    if not choices:
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.checkpoint.rewrite import check_plan
+    from moe_compress.families.derive import derive_tensor_map
+
+    chosen = own.selection(select)
+    path = find_given(chosen, own.name)
+    if path is None:
         raise ParameterError(
-            f"select.from is 'sweep', and no sweep of '{domain}' has chosen a plan; run "
-            f"kedro run --pipelines=sweep_{domain} first"
+            f"apply_{own.name} carries out a plan that is given, and select.from is null; give its path there, or "
+            f"run prune_{own.name}"
         )
-    return choices[-1]
+    index = read_index(base_model.path)
+    tensor_map = derive_tensor_map(index.config, index.shapes)
+    limits = tensor_map.layout.flattened if chosen.groups == "flatten" else tensor_map.layout
+
+    def count() -> tuple[int, ...]:
+        return methods.experts_to_keep(resolve_budget(chosen, rewrite, index, tensor_map), limits)
+
+    plan = read_any(read_text(path), str(path), tensor_map.layout, chosen.groups, count)
+    check_plan(tensor_map, plan, set(index.tensors), rewrite.layout)
+    return tensor_map.layout, plan
 
 
-def find_given(chosen: SelectParameters, domain: str) -> Path | None:
-    """Return the file of the plan that is given, None where one is to be made.
+def read_text(path: Path) -> str:
+    """Return a file's text.
 
     Raises:
-        ParameterError: if there is no such file.
+        ParameterError: if it has none.
     """
-    if chosen.source is None:
-        return None
-    path = locate(chosen.source, domain)
-    if not path.is_file():
-        raise ParameterError(
-            f"select.from names {path}, and there is no such file; give the path of a plan, or null to make one"
-        )
-    return path
-
-
-def read_given(path: Path, chosen: SelectParameters, layout: MoELayout) -> CompressionPlan:
-    """Return the plan of a file for a model of this layout.
-
-    Raises:
-        PlanError: if it is no plan, or one for another model.
-        ParameterError: if it is an ordered list and the budget does not fit the model.
-    """
-    limits = layout.flattened if chosen.groups == "flatten" else layout
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ParameterError(f"select.from names {path}, which is no text; give the path of a plan") from error
-    return read_any(
-        text, str(path), layout, chosen.groups, lambda: methods.experts_to_keep(chosen.budget.as_budget(), limits)
+        raise ParameterError(f"{path} is no text, so it holds no plan; give the path of a plan") from error
+
+
+def record_lineage(
+    base_model: CheckpointReference,
+    given_plan: CompressionPlan,
+    run_keys: Mapping[str, str],
+    domains_folder: Path,
+    select: SelectParameters,
+    own: DomainParameters,
+) -> dict[str, str]:
+    """Return what the run's outputs come from: the plan's file, and what it says itself of where it came from."""
+    path = find_given(own.selection(select), own.name)
+    assert path is not None
+    origin = {
+        "method": given_plan.method,
+        "plan_from": str(path),
+        "plan_file_digest": file_digest(path),
+        **{f"plan_from.{name}": value for name, value in given_plan.provenance.items()},
+    }
+    return describe_run(base_model, origin, run_keys, domains_folder, own)
+
+
+def take_plan(
+    given_plan: CompressionPlan, lineage: Mapping[str, str], select: SelectParameters, own: DomainParameters
+) -> CompressionPlan:
+    """Return the plan that was given, with this run's lineage.
+
+    Raises:
+        ParameterError: if it is the choice of a sweep over another base model.
+    """
+    made_for = given_plan.provenance.get("base_weights_digest")
+    if own.selection(select).source == "sweep" and made_for != lineage["base_weights_digest"]:
+        raise ParameterError(
+            f"the newest sweep of '{own.name}' was of another base model ({str(made_for)[:12]}); run "
+            f"kedro run --pipelines=sweep_{own.name} for this one"
+        )
+    return replace(given_plan, provenance=lineage)
+
+
+def tell_no_background(own: DomainParameters) -> tuple[tuple[Agreement, ...], PlanBackground, GateReport]:
+    """Return that nothing is known of how far a plan depends on its demonstrations, nor of its statistics."""
+    return (), PlanBackground(), GateReport(own.name, ())
+
+
+def create_pipeline() -> Pipeline:
+    """Return the stages: (base model, plan's file, rows) -> layout, demonstrations, lineage, chosen plan."""
+    return Pipeline(
+        [
+            Node(
+                check_given,
+                ["base_model", "params:select", "params:domain", "params:rewrite"],
+                ["layout", "given_plan"],
+                name="check_given",
+            ),
+            demonstrations_node(),
+            Node(
+                record_lineage,
+                ["base_model", "given_plan", "run_keys", "domains_folder", "params:select", "params:domain"],
+                "lineage",
+                name="record_lineage",
+            ),
+            Node(
+                take_plan,
+                ["given_plan", "lineage", "params:select", "params:domain"],
+                "chosen_plan",
+                name="take_plan",
+            ),
+            Node(
+                tell_no_background,
+                "params:domain",
+                ["agreement", "background", "statistics_report"],
+                name="tell_no_background",
+            ),
+        ]
     )

@@ -1,14 +1,13 @@
-"""What a run's outputs come from: base model, data, and how its plan was made or where it was taken from."""
+"""What a run's outputs come from, as short texts: base model, data, and how its plan came about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from moe_compress.pipelines.given import find_given, read_given
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
 from moe_compress.pipelines.run_keys import file_digest
-from moe_compress.types import CheckpointReference, CompressionPlan, Demonstrations, MoELayout
+from moe_compress.types import CheckpointReference, Demonstrations
 
 
 def record_lineage(
@@ -16,22 +15,44 @@ def record_lineage(
     demonstrations: Demonstrations,
     run_keys: Mapping[str, str],
     domains_folder: Path,
-    layout: MoELayout,
     select: SelectParameters,
     own: DomainParameters,
 ) -> dict[str, str]:
-    """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads."""
-    from moe_compress.registry.tracking import log_dataset_digest, run_provenance
+    """Return what the outputs of a run come from that makes its plan, and tell MLflow which data it reads."""
+    from moe_compress.registry.tracking import log_dataset_digest
 
     folder = domains_folder / own.name
-    benchmark = folder / "benchmark.jsonl"
-    log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
+    log_dataset_digest(f"{own.name}.demonstrations", demonstrations.digest, str(folder), "calibration")
     chosen = own.selection(select)
-    if given := find_given(chosen, own.name):
-        origin = describe_given(given, read_given(given, chosen, layout))
-    else:
-        log_dataset_digest(f"{own.name}.demonstrations", demonstrations.digest, str(folder), "calibration")
-        origin = describe_made(chosen, demonstrations)
+    origin = {
+        "demonstrations_digest": demonstrations.digest,
+        "num_demonstrations": str(len(demonstrations)),
+        **chosen.as_provenance(),
+    }
+    return describe_run(base_model, origin, run_keys, domains_folder, own)
+
+
+def describe_run(
+    base_model: CheckpointReference,
+    origin: Mapping[str, str],
+    run_keys: Mapping[str, str],
+    domains_folder: Path,
+    own: DomainParameters,
+) -> dict[str, str]:
+    """Return a lineage, and tell MLflow which base model it is of and which benchmark measures it.
+
+    Args:
+        base_model: the model that is compressed.
+        origin: the entries on how the plan came about.
+        run_keys: the run's keys and its command.
+        domains_folder: holds the benchmark.
+        own: the domain.
+    """
+    from moe_compress.registry.tracking import log_dataset_digest, run_provenance
+
+    log_dataset_digest("base_model", base_model.weights_digest, str(base_model.path), "base")
+    benchmark = domains_folder / own.name / "benchmark.jsonl"
+    log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
     return {
         **base_model.as_provenance(),
         "domain": own.name,
@@ -40,26 +61,4 @@ def record_lineage(
         **run_provenance(Path.cwd()),
         "command": run_keys["command"],
         "run_key": run_keys["run"],
-    }
-
-
-def describe_given(path: Path, plan: CompressionPlan) -> dict[str, str]:
-    """Return the lineage entries of a given plan: its file, and what the file says of where it came from."""
-    return {
-        "method": plan.method,
-        "plan_from": str(path),
-        "plan_file_digest": file_digest(path),
-        **{f"plan_from.{name}": value for name, value in plan.provenance.items()},
-    }
-
-
-def describe_made(chosen: SelectParameters, demonstrations: Demonstrations) -> dict[str, str]:
-    """Return the lineage entries of a plan that the run makes."""
-    budget = chosen.budget.model_dump(exclude_defaults=True)
-    return {
-        "demonstrations_digest": demonstrations.digest,
-        "num_demonstrations": str(len(demonstrations)),
-        "method": chosen.method,
-        "budget": ", ".join(f"{name}={value}" for name, value in budget.items()),
-        "seed": str(chosen.seed),
     }

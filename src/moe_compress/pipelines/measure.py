@@ -27,6 +27,11 @@ _RATIOS = {
     "perplexity": "perplexity_ratio",
     "length": "length_ratio",
 }
+HIGHER_IS_BETTER = frozenset(
+    {"accuracy", "share_kept", "difference", "effect", "p_value", "top1_agreement", "length", "length_ratio"}
+)
+"""Of what is measured per task or domain; of anything else less is better."""
+
 _CHANGES = {"loops": "loops_added", "repetition": "repetition_added", "ended": "ended_change"}
 
 
@@ -37,11 +42,12 @@ def measure(
     probes: ProbeResult,
     speeds: Speeds,
     agreement: Sequence[Agreement],
-    domain: str,
+    targets: Sequence[str],
 ) -> Measurements:
     """Return what was measured of both models, and what changed from one to the other.
 
-    A number that could not be measured is left out, so that a gate on it fails.
+    What is measured per task is also there as `domain`, the worst of `targets`, the domains compressed for. A
+    number that could not be measured is left out, so that a gate on it fails.
     """
     before = describe_model(baseline, speeds[0]) | measure_writing(baseline)
     after = describe_model(candidate, speeds[1]) | measure_writing(candidate)
@@ -55,9 +61,9 @@ def measure(
     for each in agreement:
         values |= each.as_metrics()
     return Measurements(
-        name_domain(values, domain),
-        name_domain({**before, **asked.baseline, **found.baseline}, domain),
-        {**found.places, "faults": "; ".join(faults)},
+        name_worst(values, targets),
+        name_worst({**before, **asked.baseline, **found.baseline}, targets),
+        {**found.places, "faults": "; ".join(faults), **tell_worst(values, targets)},
     )
 
 
@@ -156,17 +162,29 @@ def measure_probes(probes: ProbeResult) -> Measurements:
     return Measurements(values, baseline, places)
 
 
-def name_domain(values: Mapping[str, float], domain: str) -> Values:
-    """Return finite values, those of the domain compressed for also under `domain`."""
+def name_worst(values: Mapping[str, float], targets: Sequence[str]) -> Values:
+    """Return finite values, and as `domain` the worst of each metric that all domains compressed for have."""
     known = {name: value for name, value in values.items() if math.isfinite(value)}
-    parts = {name: name.split(".") for name in known}
-    own = {
-        ".".join([kind, "domain", *rest]): known[name]
-        for name, (kind, *tail) in parts.items()
-        if tail and tail[0] == domain
-        for rest in [tail[1:]]
-    }
-    return {**known, **own}
+    return {**known, **{alias: known[name] for alias, name in find_worst(known, targets).items()}}
+
+
+def tell_worst(values: Mapping[str, float], targets: Sequence[str]) -> dict[str, str]:
+    """Return `<metric>.domain` -> which of several domains it is the value of."""
+    known = {name: value for name, value in values.items() if math.isfinite(value)}
+    found = find_worst(known, targets) if len(targets) > 1 else {}
+    return {alias: f"domain {name.split('.')[1]}" for alias, name in found.items()}
+
+
+def find_worst(values: Mapping[str, float], targets: Sequence[str]) -> dict[str, str]:
+    """Return `<metric>.domain` -> the same metric of the target where it is worst; of what all targets have."""
+    worst = {}
+    for name in values:
+        kind, *rest = name.split(".")
+        names = [".".join([kind, target, *rest[1:]]) for target in targets]
+        if name == names[0] and all(each in values for each in names):
+            pick = min if kind in HIGHER_IS_BETTER else max
+            worst[".".join([kind, "domain", *rest[1:]])] = pick(names, key=values.__getitem__)
+    return worst
 
 
 def _mean(values: Sequence[float]) -> float:

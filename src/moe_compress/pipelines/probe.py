@@ -37,14 +37,16 @@ def probe_candidate(
 
     if candidate.fault:
         return ProbeResult(left_out="the candidate could not be evaluated")
-    files = {name: domains_folder / name / "heldout.jsonl" for name in evaluated_tasks(parameters.tasks, own.name)}
+    files = {
+        name: domains_folder / name / "heldout.jsonl" for name in evaluated_tasks(parameters.tasks, own.targets)
+    }
     texts = {
         name: read_texts(file, parameters.heldout_limit, parameters.seed)
         for name, file in files.items()
         if file.is_file()
     }
     settings = {"device": parameters.device, "dtype": parameters.dtype}
-    return probe(base_model.path, checkpoint.path, plan, texts, own.name, **settings)
+    return probe(base_model.path, checkpoint.path, plan, texts, own.targets, **settings)
 
 
 def time_models(

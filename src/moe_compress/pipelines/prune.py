@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from kedro.pipeline import Pipeline
 
-from moe_compress.pipelines import collect, data, evaluate, gate, probe, refine, report, rewrite, select, sweep
+from moe_compress.pipelines import (
+    collect,
+    data,
+    evaluate,
+    gate,
+    given,
+    mixture,
+    probe,
+    refine,
+    report,
+    rewrite,
+    select,
+    sweep,
+)
 
 SHARED_INPUTS = {
     "base_model",
@@ -28,13 +43,24 @@ def create_pipeline(domain: str) -> Pipeline:
     return in_namespace(sum((stage.create_pipeline() for stage in stages), gated), domain)
 
 
+def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
+    """Return what compresses for several domains at once, collecting those that were not collected yet.
+
+    Args:
+        name: the mixture's block under `domains` in the parameters.
+        domains: those it is a mixture of.
+    """
+    collected = sum((create_collect_pipeline(domain) for domain in domains), Pipeline([]))
+    measured = evaluate.create_pipeline(checked="layout")
+    after = sum((stage.create_pipeline() for stage in (rewrite, probe, gate, report)), measured)
+    statistics = {f"statistics_of_{domain}": f"{domain}.statistics" for domain in domains}
+    return collected + in_namespace(mixture.create_pipeline(domains) + after, name, statistics)
+
+
 def create_given_pipeline(domain: str) -> Pipeline:
     """Return what carries out a plan that is given (`select.from`): the whole job without collecting."""
-    before, after = (
-        data.create_pipeline() + select.create_given_pipeline(),
-        (refine, rewrite, evaluate, probe, gate, report),
-    )
-    return in_namespace(sum((stage.create_pipeline() for stage in after), before), domain)
+    stages = (given, refine, rewrite, evaluate, probe, gate, report)
+    return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
 
 
 def create_sweep_pipeline(domain: str) -> Pipeline:
@@ -44,7 +70,7 @@ def create_sweep_pipeline(domain: str) -> Pipeline:
 
 def create_collect_pipeline(domain: str) -> Pipeline:
     """Return what collects one domain's statistics, or a shard of them, and stops there."""
-    return in_namespace(data.create_pipeline() + collect.create_pipeline(), domain)
+    return in_namespace(data.create_collect_pipeline() + collect.create_pipeline(), domain)
 
 
 def create_reduce_pipeline(domain: str) -> Pipeline:
@@ -54,18 +80,24 @@ def create_reduce_pipeline(domain: str) -> Pipeline:
 
 def create_joint_pipeline(domains: tuple[str, ...]) -> Pipeline:
     """Return what collects the statistics of several domains in one pass, each kept under its own run key."""
-    prepared = (in_namespace(data.create_pipeline(), domain) for domain in domains)
+    prepared = (in_namespace(data.create_collect_pipeline(), domain) for domain in domains)
     return sum(prepared, collect.create_joint_pipeline(domains))
 
 
-def in_namespace(whole: Pipeline, domain: str) -> Pipeline:
-    """Return a pipeline in a domain's namespace."""
+def in_namespace(whole: Pipeline, domain: str, others: Mapping[str, str] | None = None) -> Pipeline:
+    """Return a pipeline in a domain's namespace.
+
+    Args:
+        whole: the pipeline.
+        domain: the domain.
+        others: inputs from elsewhere, name in the pipeline -> name outside.
+    """
     used = {name for name in whole.datasets() if name.startswith("params:") or name == "parameters"}
     own = {"params:domain": f"params:domains.{domain}"}
     return Pipeline(
         whole,
         namespace=domain,
-        inputs=SHARED_INPUTS & whole.inputs(),
+        inputs={name: name for name in SHARED_INPUTS & whole.inputs()} | dict(others or {}),
         parameters={name: own.get(name, name) for name in used},
         tags=domain,
     )

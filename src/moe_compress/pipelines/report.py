@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.atomic import write_atomically
 from moe_compress.datasets.keyed import KEY_LENGTH
-from moe_compress.pipelines.given import locate
+from moe_compress.pipelines.given_plan import locate
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, SelectParameters, plain
+from moe_compress.registry.versions import RegisteredVersion
 from moe_compress.reporting.content import CompressionReport, FlippedItem
 from moe_compress.types import (
     Agreement,
@@ -22,6 +24,7 @@ from moe_compress.types import (
     EngineVerdict,
     EvaluationResult,
     GateReport,
+    ItemResult,
     Measurements,
     PlanBackground,
     ProbeResult,
@@ -30,8 +33,14 @@ from moe_compress.types import (
     Throughput,
 )
 
+if TYPE_CHECKING:
+    from moe_compress.evaluation.tasks import BenchmarkItem
+
 STAGES = ("data", "collect", "select", "rewrite", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks a report shows."""
+
+SHOWN = 300
+"""Last characters that a report shows of a written answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +90,8 @@ def draft_report(
         other_plans=comparable_plans(plan, newest_plans, own.name),
         agreement=next(iter(agreement), None),
         background=background,
-        flips=find_flips(baseline, candidate, domains_folder, own.name),
+        targets=own.targets,
+        flips=find_flips(baseline, candidate, domains_folder, own.targets),
         compatibility=compatibility,
         sweep=find_sweep(own.selection(parameters["select"]), own.name),
     )
@@ -112,41 +122,59 @@ def comparable_plans(
 
 
 def find_flips(
-    baseline: EvaluationResult, candidate: EvaluationResult, domains_folder: Path, domain: str
+    baseline: EvaluationResult, candidate: EvaluationResult, domains_folder: Path, targets: Sequence[str]
 ) -> tuple[FlippedItem, ...]:
-    """Return the domain's items that only one model answered rightly, alternately lost and gained."""
+    """Return what only one model answered rightly, lost and gained in turn, of the targets and of benchmarks."""
     if candidate.fault:
         return ()
     from itertools import chain, zip_longest
 
     from moe_compress.evaluation.tasks import read_items
 
-    texts = {item.id: item for item in read_items(domains_folder / domain / "benchmark.jsonl")}
-    after = {item.item: item for item in candidate.items_of(domain)}
+    files = {target: domains_folder / target / "benchmark.jsonl" for target in targets}
+    texts = {(target, item.id): item for target, file in files.items() for item in read_items(file)}
+    after = {(item.task, item.item): item for item in candidate.items}
     flips = [
-        FlippedItem(
-            domain,
-            texts[item.item].question,
-            texts[item.item].choices,
-            item.answer,
-            item.chosen,
-            after[item.item].chosen,
-        )
-        for item in baseline.items_of(domain)
-        if item.is_correct != after[item.item].is_correct
+        describe_flip(item, after[item.task, item.item], texts)
+        for item in baseline.items
+        if (item.task in targets or item.question) and item.is_correct != after[item.task, item.item].is_correct
     ]
     lost, gained = [f for f in flips if not f.is_gain], [f for f in flips if f.is_gain]
     mixed = chain.from_iterable(zip_longest(lost, gained))
     return tuple(flip for flip in mixed if flip is not None)
 
 
+def describe_flip(
+    before: ItemResult, after: ItemResult, texts: Mapping[tuple[str, str], BenchmarkItem]
+) -> FlippedItem:
+    """Return an item whose answer changed, with the text of its question and choices.
+
+    Args:
+        before: what the baseline answered.
+        after: what the candidate answered.
+        texts: the items of the targets' own tasks by task and id; a benchmark's say their question themselves.
+    """
+    if before.judged is not None:
+        given = [item.answer if item.is_correct else item.chosen for item in (before, after)]
+        said = [str(answer)[-SHOWN:] for answer in (before.answer, *given)]
+        choices = tuple(dict.fromkeys(said))
+        return FlippedItem(before.task, before.question, choices, *map(choices.index, said))
+    if before.question:
+        question, choices = before.question, tuple(map(chr, range(65, 65 + len(before.log_likelihoods))))
+    else:
+        question, choices = texts[before.task, before.item].question, texts[before.task, before.item].choices
+    return FlippedItem(before.task, question, choices, int(before.answer), int(before.chosen), int(after.chosen))
+
+
 def publish(report: CompressionReport, folder: Path) -> Path:
     """Write the page of a report, log it and what lies beside it to MLflow, and return the page."""
+    from moe_compress.plans.document import write_document
     from moe_compress.registry.tracking import log_run
     from moe_compress.reporting.report import write_html
 
     page = folder / "report.html"
     write_html(report, page)
+    write_atomically(folder / "plan.json", write_document(report.plan).encode())
     passed = str(report.gate_report.passed).lower()
     log_run(
         params={},
@@ -178,19 +206,22 @@ def release_candidate(
     report: CompressionReport,
     checkpoint: CheckpointReference,
     base_model: CheckpointReference,
+    run_keys: Mapping[str, str],
     reporting_folder: Path,
     parameters: ReleaseParameters,
     own: DomainParameters,
-) -> str:
-    """Register the candidate by reference, and return what it was registered as.
+) -> tuple[RegisteredVersion, ...]:
+    """Register the candidate by reference with its tags, checksums and card; no version if that was kept for later.
 
     Raises:
         GateFailedError: if a critical gate failed; nothing is registered then.
         RegistryError: if the registry refuses.
     """
+    from moe_compress.checkpoint.checksums import write_checksums
     from moe_compress.gates.decide import require
+    from moe_compress.pipelines.version_tags import version_tags
+    from moe_compress.registry.delivery import register_or_keep
     from moe_compress.registry.mlmodel import write_mlmodel
-    from moe_compress.registry.versions import register_version
     from moe_compress.reporting.model_card import write_model_card
     from moe_compress.reporting.table import print_report
 
@@ -198,34 +229,49 @@ def release_candidate(
         print_report(report)
     page = report_folder(reporting_folder, report) / "report.html"
     require(report.gate_report, os.path.relpath(page))
-    released = replace(report, model_uri=f"models:/{own.registered_model}@{parameters.alias}")
-    write_model_card(released, checkpoint.path, base_model.path)
     write_mlmodel(checkpoint.path)
-    version = register_version(
-        own.registered_model, checkpoint.path, tags=dict(report.provenance), alias=parameters.alias
-    )
-    return f"{version.name} version {version.version} (alias {parameters.alias})"
+    # A server's store takes the folder as it is now; the version's own number is known only afterwards.
+    uri = f"models:/{own.registered_model}@{parameters.alias}"
+    write_model_card(replace(report, model_uri=uri), checkpoint.path, base_model.path)
+    checksums = write_checksums(checkpoint.path, checkpoint.files)
+    tags = version_tags(report, checkpoint, base_model, run_keys, checksums)
+    version = register_or_keep(own.registered_model, checkpoint.path, tags, parameters.alias)
+    if version is None:
+        return ()
+    released = replace(report, model_uri=version.uri)
+    # A server's version is a folder of hard links, and a new card is a new file.
+    for folder in {checkpoint.path.resolve(), *([version.folder] if version.is_here else [])}:
+        write_model_card(released, folder, base_model.path)
+    return (version,)
 
 
 def finish_report(
     report: CompressionReport,
-    registered: str,
+    registered: Sequence[RegisteredVersion],
     reporting_folder: Path,
     parameters: ReleaseParameters,
     own: DomainParameters,
 ) -> None:
-    """Write the report again with what was registered, and print its table and place."""
+    """Write the report again with what was registered, point the alias at it, and print table and place.
+
+    The alias comes last of all: whoever asks for it finds a version that is whole, whenever a run was killed.
+    """
+    from moe_compress.registry.delivery import finish_or_keep
     from moe_compress.reporting.table import print_report
 
-    uri = f"models:/{own.registered_model}@{parameters.alias}"
-    finished = replace(report, registered=registered, model_uri=uri)
+    said, uri = "", f"models:/{own.registered_model}@{parameters.alias}"
+    for version in registered:
+        said, uri = f"{version.name} version {version.version} (alias {parameters.alias})", version.uri
+    finished = replace(report, registered=said, model_uri=uri)
     page = publish(finished, report_folder(reporting_folder, finished))
+    for version in registered:
+        finish_or_keep(version, parameters.alias)
     print_report(finished)
     logger.info("report: %s", os.path.relpath(page))
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stages: gate report -> written report -> registered version -> finished report."""
+    """Return the stages: gate report -> written report -> registered version -> finished report and alias."""
     return Pipeline(
         [
             Node(
@@ -260,6 +306,7 @@ def create_pipeline() -> Pipeline:
                     "report",
                     "candidate_checkpoint",
                     "base_model",
+                    "run_keys",
                     "reporting_folder",
                     "params:release",
                     "params:domain",

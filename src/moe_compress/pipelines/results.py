@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from kedro.pipeline import Node, Pipeline
-from pydantic import Field
 
 from moe_compress import methods
-from moe_compress.collection.requests import resolve_requests
 from moe_compress.pipelines.data import number_rows, text_of
-from moe_compress.pipelines.parameters import CollectParameters, Parameters
+from moe_compress.pipelines.parameters import CollectParameters
+from moe_compress.pipelines.results_plans import ResultsParameters, plan_rows, split_rows
 from moe_compress.types import (
-    Budget,
     CheckpointReference,
-    CompressionPlan,
     Demonstrations,
     ExpertStatistics,
+    LeftOut,
+    Measurement,
+    Trial,
     digest_of,
 )
-
-Key = tuple[str, str, float]
-
-
-class ResultsParameters(Parameters):
-    """What the table holds."""
-
-    domains: tuple[str, ...] = Field(min_length=2)
-    fractions_dropped: tuple[float, ...] = (0.5, 0.75)
-    compared_method: str = "easy_ep"
-    other_limit: int = Field(300, ge=1, description="items per task that is not the plan's own domain")
-    heldout_limit: int = Field(100, ge=1)
-    seed: int = 42
-    page: str = "docs/results/methods.md"
 
 
 def collect_domains(
@@ -43,101 +28,74 @@ def collect_domains(
     collect: CollectParameters,
     parameters: ResultsParameters,
 ) -> dict[str, ExpertStatistics]:
-    """Return domain -> statistics of its demonstrations."""
+    """Return domain -> statistics of its demonstrations, all that the rows need."""
+    from moe_compress.collection.requests import resolve_requests
     from moe_compress.datasets import RowsDataset
     from moe_compress.pipelines.collect import collect_domains as collect_pass
 
-    methods.load(parameters.compared_method)
+    rows, _ = split_rows(parameters)
+    requests = resolve_requests(*(methods.load(row.method).STATISTICS for row in rows.values()))
     found = {}
     for domain in parameters.domains:
-        rows = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
-        found[domain] = Demonstrations(
-            domain, tuple(row["id"] for row in rows), tuple(map(text_of, rows)), digest_of(rows)
-        )
+        table = number_rows(list(RowsDataset(str(domains_folder / domain / "demonstrations.jsonl")).load()))
+        ids, texts = tuple(row["id"] for row in table), tuple(map(text_of, table))
+        found[domain] = Demonstrations(domain, ids, texts, digest_of(table))
     lineage = base_model.as_provenance()
-    # What merges cannot be tried by masking a router, so nothing is collected for it.
-    scoring = [method for method in map(methods.load, methods.available()) if hasattr(method, "score")]
-    requests = resolve_requests(*(method.STATISTICS for method in scoring))
     return collect_pass(
         base_model, collect, found, dict.fromkeys(found, lineage), dict.fromkeys(found, requests), None
     )
 
 
-def plan_all(
-    statistics: Mapping[str, ExpertStatistics], parameters: ResultsParameters
-) -> dict[Key, CompressionPlan]:
-    """Return (method, domain, fraction dropped) -> plan, for every method whose statistics there are.
-
-    Plans that merge are left out: what they make cannot be had by masking a router.
-    """
-    plans = {
-        (method, domain, fraction): methods.plan(
-            method, statistics[domain], Budget(fraction_dropped=fraction), parameters.seed
-        )
-        for fraction in parameters.fractions_dropped
-        for method in methods.available()
-        for domain in parameters.domains
-        if set(methods.load(method).STATISTICS) <= set(statistics[domain].sums)
-    }
-    return {key: plan for key, plan in plans.items() if plan.is_pruning}
-
-
-def score_all(
+def measure_trials(
     base_model: CheckpointReference,
-    plans: Mapping[Key, CompressionPlan],
+    trials: Sequence[Trial],
     domains_folder: Path,
+    folder: Path,
     parameters: ResultsParameters,
-) -> dict[str, Any]:
-    """Return the scores of all plans, and of the model as it is."""
-    from moe_compress.evaluation.heldout import read_texts
-    from moe_compress.evaluation.loading import load_stock
-    from moe_compress.evaluation.plans import PlanScorer, score_plans
-    from moe_compress.evaluation.tasks import load_task
+) -> list[Measurement]:
+    """Return what was measured, in the order of `results_runs.list_jobs`; a run that was stopped goes on."""
+    from moe_compress.pipelines.results_runs import Setting, list_jobs, measure_jobs, read_measurements
 
-    stock = load_stock(base_model.path)
-    files = {name: domains_folder / name / "benchmark.jsonl" for name in parameters.domains}
-    heldout = {
-        name: read_texts(domains_folder / name / "heldout.jsonl", parameters.heldout_limit, parameters.seed)
-        for name in parameters.domains
-        if (domains_folder / name / "heldout.jsonl").is_file()
-    }
-    scorer = PlanScorer(
-        stock.model,
-        stock.tokenizer,
-        [load_task(name, file) for name, file in files.items()],
-        [load_task(name, file, parameters.other_limit, parameters.seed) for name, file in files.items()],
-        heldout,
-    )
-    return {
-        "base": scorer.score(None, in_full=parameters.domains),
-        "base_few": scorer.score(None, in_full=()),
-        "plans": dict(score_plans(scorer, plans)),
-    }
+    limits = parameters.benchmark_limit, parameters.heldout_limit, parameters.seed
+    setting = Setting(base_model, domains_folder, *limits, folder)
+    jobs = list_jobs(trials, parameters)
+    measure_jobs(setting, jobs, parameters.workers)
+    return read_measurements(setting, jobs)
 
 
 def write_page(
-    scores: Mapping[str, Any], plans: Mapping[Key, CompressionPlan], parameters: ResultsParameters
+    trials: Sequence[Trial],
+    left_out: Sequence[LeftOut],
+    measured: Sequence[Measurement],
+    domains_folder: Path,
+    parameters: ResultsParameters,
 ) -> None:
-    """Write the page and its plots."""
-    from moe_compress.evaluation.compare import wilson_interval
-    from moe_compress.reporting.results_page import Cell, MethodResults, write_results_page
+    """Write the page, its figures and its numbers."""
+    from moe_compress.evaluation.tasks import read_items
+    from moe_compress.reporting.results_page import Background, write_results_page
+    from moe_compress.reporting.results_table import ResultsTable
 
-    def cell(score: Any, domain: str) -> Cell:
-        low, high = wilson_interval(score.num_right[domain], score.num_items[domain])
-        perplexity = score.perplexities.get(domain, float("nan"))
-        return Cell(score.accuracy(domain), low, high, score.num_items[domain], perplexity)
-
-    results = MethodResults(
-        base={domain: cell(scores["base"], domain) for domain in parameters.domains},
-        base_few={domain: cell(scores["base_few"], domain) for domain in parameters.domains},
-        cells={
-            key: {domain: cell(score, domain) for domain in parameters.domains}
-            for key, score in scores["plans"].items()
-        },
-        plans=plans,
-        method=parameters.compared_method,
+    rest = iter(measured)
+    base = {domain: next(rest) for domain in parameters.domains}
+    found = {(trial.key, domain): next(rest) for trial in trials for domain in trial.domains}
+    chance = {}
+    for domain in parameters.domains:
+        items = read_items(domains_folder / domain / "benchmark.jsonl")
+        chance[domain] = sum(1 / len(item.choices) for item in items) / len(items)
+    plans = {trial.key: trial.plan for trial in trials}
+    layout = trials[0].plan.layout
+    background = Background(
+        num_parameters=next(iter(base.values())).num_parameters,
+        num_layers=len(layout.layers),
+        num_experts=max(layout.num_experts),
+        top_k=layout.top_k,
+        num_items=len(next(iter(base.values())).right),
+        num_texts=parameters.heldout_limit,
     )
-    write_results_page(results, Path(parameters.page))
+    table = ResultsTable(
+        base, found, plans, chance, left_out, compared=parameters.compared_method, seed=parameters.seed
+    )
+    write_results_page(table, background, Path(parameters.page))
 
 
 def create_pipeline() -> Pipeline:
@@ -150,15 +108,23 @@ def create_pipeline() -> Pipeline:
                 "results_statistics",
                 name="collect_domains",
             ),
-            Node(plan_all, ["results_statistics", "params:results"], "results_plans", name="plan_all"),
             Node(
-                score_all,
-                ["base_model", "results_plans", "domains_folder", "params:results"],
-                "results_scores",
-                name="score_all",
+                plan_rows,
+                ["results_statistics", "params:results"],
+                ["results_trials", "results_left_out"],
+                name="plan_trials",
             ),
             Node(
-                write_page, ["results_scores", "results_plans", "params:results"], None, name="write_results_page"
+                measure_trials,
+                ["base_model", "results_trials", "domains_folder", "results_folder", "params:results"],
+                "results_measured",
+                name="measure_trials",
+            ),
+            Node(
+                write_page,
+                ["results_trials", "results_left_out", "results_measured", "domains_folder", "params:results"],
+                None,
+                name="write_results_page",
             ),
         ]
     )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import moe_compress
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
+from moe_compress.evaluation.benchmarks import Benchmark
 from moe_compress.gates.decide import parse_gates
-from moe_compress.pipelines.given import find_given, locate
+from moe_compress.pipelines.benchmarks import benchmarks_of
+from moe_compress.pipelines.given_plan import find_given, locate
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.pipelines.requests import find_requests, find_sweep_requests
+from moe_compress.pipelines.requests import find_reduction, find_requests, find_sweep_requests
 from moe_compress.types import digest_of
 
 _SAME_SUMS = ("mode", "shard")
@@ -26,7 +28,7 @@ def stage_keys(
     parameters: Mapping[str, Any],
     domain: str,
     base_digest: str,
-    demonstrations: Path,
+    demonstrations: Mapping[str, Path],
     domains_folder: Path,
 ) -> dict[str, str]:
     """Return stage -> sha256 of what its output depends on; a stage's key contains those it builds on.
@@ -35,37 +37,36 @@ def stage_keys(
         parameters: the run's parameters as Kedro resolved them.
         domain: the domain compressed for.
         base_digest: digest of the base checkpoint's weights and config.
-        demonstrations: the domain's demonstrations file.
+        demonstrations: domain -> its demonstrations file, of the domain itself or of all that it is a mixture of.
         domains_folder: holds a folder with benchmark and held-out text per task.
 
     Raises:
         DataError: if a task has no benchmark.
+        ParameterError: if a benchmark is not defined.
     """
     own = parameters["domains"][domain]
-    tasks = evaluated_tasks(parameters["evaluate"]["tasks"], domain)
-    texts = [file_digest(demonstrations), *_benchmark_digests(domains_folder, tasks)]
-    collected = [
-        base_digest,
-        texts[0],
-        parameters["data"],
-        {name: value for name, value in parameters["collect"].items() if name not in _SAME_SUMS},
-        source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
-        versions("torch", "transformers"),
-    ]
-    collect = digest_of([*collected, requests_of(parameters, domain)])
-    sweep_requests = find_sweep_requests(
-        parameters["sweep"]["methods"], parameters["collect"].get("statistics", ())
+    tasks = evaluated_tasks(parameters["evaluate"]["tasks"], tuple(demonstrations))
+    benchmarks = benchmarks_of(parameters, domain)
+    swept = find_sweep_requests(parameters["sweep"]["methods"], parameters["collect"].get("statistics", ()))
+    collect, sweep_collect = (
+        _collect_keys(parameters, domain, base_digest, demonstrations, requests) for requests in (None, swept)
     )
-    sweep_collect = digest_of([*collected, sweep_requests])
     given = find_source(parameters, domain)
     made_from = [base_digest, file_digest(locate(given, domain)), source("plans")] if given else collect
     refined = _refined_by(
         parameters,
         domain,
-        [texts[0], parameters["data"], file_digest(domains_folder / domain / "calibration.jsonl")],
+        [collect, parameters["data"], file_digest(domains_folder / domain / "calibration.jsonl")],
     )
     select = digest_of(
-        [made_from, parameters["select"], own.get("select"), source("methods", "pipelines/select.py"), *refined]
+        [
+            made_from,
+            parameters["select"],
+            own.get("select"),
+            what_sizes_depend_on(parameters, domain),
+            source("methods", "pipelines/select.py"),
+            *refined,
+        ]
     )
     rewrite = digest_of([select, parameters["rewrite"], source("checkpoint", "families", "pipelines/rewrite.py")])
     facts = file_digest(Path(moe_compress.__file__).parent / "compatibility" / "engines.yaml")
@@ -74,10 +75,11 @@ def stage_keys(
     baseline = digest_of(
         [
             base_digest,
-            texts[1:],
+            _benchmark_digests(domains_folder, tasks),
             evaluate,
-            source("evaluation", "pipelines/evaluate.py"),
-            versions("torch", "transformers", "lm-eval"),
+            {name: benchmark.model_dump() for name, benchmark in benchmarks.items()},
+            source("evaluation", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
+            versions(*_evaluating(parameters["evaluate"], benchmarks.values())),
         ]
     )
     candidate = digest_of([rewrite, baseline])
@@ -106,6 +108,47 @@ def stage_keys(
     }
 
 
+def _collect_keys(
+    parameters: Mapping[str, Any],
+    domain: str,
+    base_digest: str,
+    demonstrations: Mapping[str, Path],
+    requests: tuple[str, ...] | None,
+) -> str:
+    """Return the key of a domain's statistics, or of those of all that it mixes.
+
+    Args:
+        parameters: the run's parameters.
+        domain: the domain compressed for.
+        base_digest: of the base checkpoint.
+        demonstrations: domain -> its demonstrations file.
+        requests: statistics collected besides those every collection has; None for what each domain asks for.
+    """
+    keys = {}
+    for name, file in demonstrations.items():
+        asked = requests_of(parameters, name) if requests is None else requests
+        keys[name] = digest_of(
+            [
+                base_digest,
+                file_digest(file),
+                parameters["data"],
+                {key: value for key, value in parameters["collect"].items() if key not in _SAME_SUMS},
+                asked,
+                _reduction_of(parameters, name, asked),
+                source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
+                versions("torch", "transformers"),
+            ]
+        )
+    return keys.get(domain) or digest_of([keys, source("pipelines/mixture.py")])
+
+
+def _evaluating(evaluate: Mapping[str, Any], benchmarks: Iterable[Benchmark]) -> tuple[str, ...]:
+    """Return the libraries that evaluated numbers depend on."""
+    packages = {benchmark.problems.replace("_", "-") for benchmark in benchmarks if benchmark.problems}
+    engine = ["vllm"] if evaluate.get("backend") == "vllm" else []
+    return ("torch", "transformers", "lm-eval", *sorted(packages), *engine)
+
+
 def _refined_by(parameters: Mapping[str, Any], domain: str, texts: list[Any]) -> list[Any]:
     """Return what a refined plan depends on besides the plan and its texts; nothing where none is refined."""
     chosen = {**parameters["select"], **(parameters["domains"][domain].get("select") or {})}
@@ -132,9 +175,51 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
     methods.check_parameters(chosen.method, chosen.parameters)
     find_given(chosen, domain)
     requests_of(parameters, domain)
+    if own.of:
+        check_mixture(parameters, own, chosen)
     chosen.budget.as_budget()
     parse_gates(own.gate_entries(parameters["gates"]))
     parse_gates(own.gate_entries(parameters["statistics_gates"], "statistics_gates"))
+
+
+def check_mixture(parameters: Mapping[str, Any], own: DomainParameters, chosen: SelectParameters) -> None:
+    """Check that a mixture can be made of its domains.
+
+    Raises:
+        ParameterError: if one is no domain, a mixture itself or named twice, if they do not collect what the
+            mixture's method needs, if a plan is given or to be refined, or a weight is for a domain that is not
+            mixed.
+    """
+    place = f"domains.{own.name}.of"
+    plain = {name for name, block in parameters["domains"].items() if not block.get("of")}
+    for domain in own.of:
+        if domain not in plain:
+            raise ParameterError(
+                f"{place} names '{domain}', which is no domain of its own; use some of {', '.join(sorted(plain))}"
+            )
+        lacking = set(requests_of(parameters, own.name)) - set(requests_of(parameters, domain))
+        if lacking:
+            raise ParameterError(
+                f"{own.name} selects by {chosen.method}, which needs {', '.join(sorted(lacking))}, and domain "
+                f"'{domain}' does not collect that; add it to collect.statistics"
+            )
+    if len(set(own.of)) != len(own.of) or len(own.of) < 2:
+        raise ParameterError(f"{place} is {', '.join(own.of)}; name two domains or more, each once")
+    if chosen.source is not None:
+        raise ParameterError(
+            f"select.from gives a plan, and {own.name} makes one of several domains' statistics; carry the plan "
+            f"out with apply_{own.of[0]}, or set it to null"
+        )
+    if chosen.refine.swaps:
+        raise ParameterError(
+            f"select.refine.swaps is {chosen.refine.swaps}, and swaps better a plan for one domain's text; set it "
+            f"to 0 for {own.name}"
+        )
+    strangers = sorted(set(chosen.weights) - set(own.of)) if isinstance(chosen.weights, Mapping) else []
+    if strangers:
+        raise ParameterError(
+            f"select.weights names '{strangers[0]}', which {own.name} does not mix; use {', '.join(own.of)}"
+        )
 
 
 def find_source(parameters: Mapping[str, Any], domain: str) -> str | None:
@@ -144,15 +229,32 @@ def find_source(parameters: Mapping[str, Any], domain: str) -> str | None:
     return said[-1] if said else None
 
 
+def what_sizes_depend_on(parameters: Mapping[str, Any], domain: str) -> list[Any]:
+    """Return what a budget of bytes or parameters depends on besides itself: how the checkpoint is written."""
+    chosen = {**parameters["select"], **parameters["domains"][domain].get("select", {})}
+    budget = chosen.get("budget") or {}
+    if budget.get("max_bytes") is None and budget.get("max_parameters") is None:
+        return []
+    return [parameters["rewrite"], source("checkpoint", "families")]
+
+
 def requests_of(parameters: Mapping[str, Any], domain: str) -> tuple[str, ...]:
     """Return the statistics that one domain's run collects besides those every collection has."""
     chosen = {**parameters["select"], **parameters["domains"][domain].get("select", {})}
     return find_requests(chosen["method"], parameters["collect"].get("statistics", ()))
 
 
-def evaluated_tasks(tasks: Sequence[str], domain: str) -> tuple[str, ...]:
-    """Return the tasks to evaluate, sorted: those asked for, and the domain's own."""
-    return tuple(sorted({domain, *tasks}))
+def _reduction_of(parameters: Mapping[str, Any], domain: str, requests: tuple[str, ...]) -> list[str]:
+    """Return all that a collection's result depends on when a method reduces each layer's sample in it."""
+    if "elimination" not in requests:
+        return []
+    chosen = {**parameters["select"], **parameters["domains"][domain].get("select", {})}
+    return [repr(find_reduction(requests, SelectParameters.model_validate(chosen))), source("methods")]
+
+
+def evaluated_tasks(tasks: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks to evaluate, sorted: those asked for, and those of the domains compressed for."""
+    return tuple(sorted({*targets, *tasks}))
 
 
 def _benchmark_digests(folder: Path, tasks: tuple[str, ...]) -> list[tuple[str, str, str]]:
@@ -174,8 +276,15 @@ def file_digest(path: Path) -> str:
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Return the installed versions of libraries whose numbers a stage's output depends on."""
-    return {library: version(library) for library in libraries}
+    """Return the installed versions of libraries whose numbers a stage's output depends on, `absent` for others."""
+    return {library: _version(library) for library in libraries}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # a stage that needs it says so itself
+        return "absent"
 
 
 @cache

@@ -26,7 +26,6 @@ from moe_compress.pipelines.requests import find_sweep_requests
 from moe_compress.pipelines.run_keys import evaluated_tasks
 from moe_compress.pipelines.trials import Bench, Key
 from moe_compress.types import (
-    Budget,
     CheckpointReference,
     CompressionPlan,
     Demonstrations,
@@ -80,10 +79,11 @@ def plan_sweep(
     plans, skipped = {}, {}
     for method in sweep.methods:
         for fraction in sweep.fractions_dropped:
-            budget = Budget(None, fraction, chosen.budget.scope, chosen.budget.multiple_of)
-            given = sweep.parameters.get(method)
+            settings = {"method": method, "parameters": sweep.parameters.get(method, {})}
+            tried = chosen.model_copy(update=settings | {"budget": chosen.budget.dropping(fraction)})
+            budget = tried.budget.as_budget()
             try:
-                plan = methods.plan(method, statistics, budget, chosen.seed, chosen.groups, given)
+                plan = methods.plan(method, statistics, budget, tried.seed, tried.groups, tried.parameters)
             except ParameterError as error:
                 skipped[f"{method} at {fraction:g}"] = str(error)
                 continue
@@ -91,17 +91,12 @@ def plan_sweep(
             if reason and not (sweep.rewrite_merging and not plan.is_pruning):
                 skipped[f"{method} at {fraction:g}"] = reason
                 continue
-            plans[method, fraction] = replace(plan, provenance={**lineage, **describe_entry(method, fraction)})
+            plans[method, fraction] = replace(plan, provenance={**lineage, **tried.as_provenance()})
     for name, reason in skipped.items():
         logger.warning("not tried: %s: %s", name, reason)
     if not plans:
         raise ParameterError(f"the sweep of '{own.name}' has nothing to try: {next(iter(skipped.values()))}")
     return plans, skipped
-
-
-def describe_entry(method: str, fraction: float) -> dict[str, str]:
-    """Return the lineage entries that tell one plan of a sweep from another."""
-    return {"method": method, "budget": f"fraction_dropped={fraction:g}"}
 
 
 def try_plans(
@@ -148,7 +143,7 @@ def try_plans(
 def find_tasks(specs: Sequence[GateSpec], evaluate: EvaluateParameters, domain: str) -> tuple[str, ...]:
     """Return the domain's own task, then those evaluated that a gate asks about."""
     asked = {part for spec in specs for part in spec.metric_of(domain).split(".")[1:]}
-    others = (task for task in evaluated_tasks(evaluate.tasks, domain) if task in asked and task != domain)
+    others = (task for task in evaluated_tasks(evaluate.tasks, (domain,)) if task in asked and task != domain)
     return (domain, *others)
 
 

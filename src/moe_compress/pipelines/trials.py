@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_compress.checkpoint.jobs import CheckpointRewrite
-from moe_compress.pipelines.measure import compare_numbers, measure_tasks, name_domain
+from moe_compress.pipelines.measure import compare_numbers, measure_tasks, name_worst
 from moe_compress.pipelines.parameters import EvaluateParameters, RewriteParameters
 from moe_compress.types import CheckpointReference, CompressionPlan, ItemResult, SweepCheck
 
@@ -107,7 +107,7 @@ class Bench:
             for task, items in self.answer(plan).items()
         }
         measured = {**after, **compare_numbers(before, after), **measure_tasks(compared).values, **self.size(plan)}
-        return name_domain(measured, self._own)
+        return name_worst(measured, (self._own,))
 
     @cached_property
     def base_values(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Bench:
             f"accuracy.{task}": sum(item.is_correct for item in items) / len(items)
             for task, items in self._base_answers.items()
         }
-        return name_domain({**self._trials.measure(None), **accuracies}, self._own)
+        return name_worst({**self._trials.measure(None), **accuracies}, (self._own,))
 
     @cached_property
     def _base_answers(self) -> dict[str, tuple[ItemResult, ...]]:

@@ -7,12 +7,27 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from moe_compress.errors import PlanError
-from moe_compress.plans.document import read_document
-from moe_compress.plans.interchange import read_mask, read_ordered, read_pruned
+from moe_compress.plans.document import read_document, write_document
+from moe_compress.plans.interchange import (
+    read_mask,
+    read_ordered,
+    read_pruned,
+    write_mask,
+    write_ordered,
+    write_pruned,
+)
 from moe_compress.types import CompressionPlan, MoELayout, RouterGroups
 
 Format = Literal["plan", "easy_ep", "c_prune", "vllm_ascend"]
 """Our own document, EASY-EP's mask, C-Prune's lists of pruned experts, vLLM-Ascend's ordered lists."""
+
+EXPORTS: dict[Format, Callable[[CompressionPlan], str]] = {
+    "plan": write_document,
+    "easy_ep": write_mask,
+    "c_prune": write_pruned,
+    "vllm_ascend": write_ordered,
+}
+"""Format -> what writes a plan in it; raises PlanError where it cannot say the plan."""
 
 
 def find_format(text: str, where: str) -> Format:
@@ -25,11 +40,11 @@ def find_format(text: str, where: str) -> Format:
     """
     try:
         content = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         content = None
     if isinstance(content, list):
         return "easy_ep"
-    if isinstance(content, dict) and "groups" in content:
+    if isinstance(content, dict) and "layout" in content:
         return "plan"
     if isinstance(content, dict) and all(key.isdecimal() for key in content):
         return "c_prune"

@@ -41,6 +41,22 @@ def write_mlmodel(folder: Path, metadata: Mapping[str, str] | None = None) -> Pa
     return path
 
 
+def check_mlmodel(folder: Path) -> str | None:
+    """Return what is wrong with a folder's `MLmodel`, None if nothing is.
+
+    Only what MLflow acts on counts: how the folder is loaded, and what goes in and comes out.
+    """
+    from mlflow.models import Model
+
+    path = folder / FILE_NAME
+    try:
+        found, expected = _content(Model.load(str(path))), _content(_model({}))
+    except Exception as error:  # YAML that is none, or a field that MLflow does not know
+        return f"it cannot be read: {' '.join(str(error).split())[:200]}"
+    changed = [name for name in ("flavors", "signature") if found[name] != expected[name]]
+    return f"its {changed[0]} are not what this package writes" if changed else None
+
+
 def _model(metadata: Mapping[str, str]) -> Any:
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature

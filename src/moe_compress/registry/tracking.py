@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +75,15 @@ def log_run(
         params: nested parameters, logged under dotted names.
         metrics: name -> value.
         tags: name -> value, cut if too long.
-        artifacts: files, or folders logged under their own name; weights are refused.
+        artifacts: files, or folders logged under their own name; weights are refused. What cannot be copied while
+            a server is away is kept by its place.
 
     Raises:
         RegistryError: if no run is active, an artifact is missing or holds weights, or MLflow refuses.
     """
     import mlflow
+
+    from moe_compress.registry.delivery import upload_or_keep
 
     run_id = _required_run_id()
     for path in artifacts:
@@ -87,11 +92,8 @@ def log_run(
         mlflow.log_params(flatten_parameters(params))
         mlflow.log_metrics({name: float(value) for name, value in metrics.items()})
         mlflow.set_tags({name: shortened(str(value)) for name, value in tags.items()})
-        for path in artifacts:
-            if path.is_dir():
-                mlflow.log_artifacts(str(path), artifact_path=path.name)
-            else:
-                mlflow.log_artifact(str(path))
+    for path in artifacts:
+        upload_or_keep(run_id, path)
     return run_id
 
 
@@ -114,6 +116,20 @@ def log_children(children: Mapping[str, Child]) -> None:
     for name, (params, metrics, tags) in children.items():
         with mlflow_client(f"log the nested run '{name}'"), mlflow.start_run(run_name=name, nested=True):
             log_run(params, metrics, tags)
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most bytes this process has held so far, in memory and, if it has used one, on its GPU."""
+    found = {}
+    with suppress(ImportError):  # Windows tells it otherwise
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["peak_memory_bytes"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        found["peak_gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated())
+    return found
 
 
 def log_step(metrics: Mapping[str, float], step: int) -> None:
@@ -152,6 +168,28 @@ def log_dataset_digest(name: str, digest: str, source: str, context: str) -> Non
         place = resolve_dataset_source(source) if "://" in source else LocalArtifactDatasetSource(source)
         dataset = MetaDataset(place, name=name, digest=digest[:_MAX_DATASET_DIGEST])
         mlflow.log_input(dataset, context=context, tags={"sha256": digest})
+
+
+def read_metrics(run_id: str) -> dict[str, float]:
+    """Return the last value of every metric of a run; none where the run is gone."""
+    from mlflow.exceptions import MlflowException
+
+    with mlflow_client(f"read the metrics of run {run_id}") as client:
+        try:
+            return dict(client.get_run(run_id).data.metrics)
+        except MlflowException:
+            return {}
+
+
+def read_artifact(run_id: str, path: str) -> str | None:
+    """Return the text of one of a run's files; None where the run or the file is gone."""
+    from mlflow.artifacts import load_text
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(load_text(f"runs:/{run_id}/{path}"))
+    except (MlflowException, OSError):
+        return None
 
 
 def _required_run_id() -> str:

@@ -16,11 +16,16 @@ from urllib.request import url2pathname
 from moe_compress.errors import RegistryError
 from moe_compress.registry.client import active_run_id, mlflow_client
 from moe_compress.registry.mlmodel import FILE_NAME
+from moe_compress.registry.upload import upload_checkpoint
 
 IDENTITY_TAGS = ("run_key", "candidate_weights_digest")
 """Tags that tell whether two registrations are the same; a registration needs one of them."""
 
+RELEASED = "released"
+"""The tag of a version whose release went through to its end: the alias it was given then."""
+
 MAX_TAG_LENGTH = 5000
+_MOST_VERSIONS = 1000  # of one model that are looked at; the newest come first
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _IDENTITY_VALUE = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
@@ -35,6 +40,7 @@ class RegisteredVersion:
         created: whether this call made it; False if it was there.
         source: address of the checkpoint folder, which stays where it is.
         tags: the version's lineage.
+        run_id: the MLflow run it came from, empty if none is known.
     """
 
     name: str
@@ -43,17 +49,40 @@ class RegisteredVersion:
     source: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    run_id: str = ""
+
     @property
     def uri(self) -> str:
         """The address that `mlflow.pyfunc.load_model` takes."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the checkpoint's files are on this machine."""
+        path = _local_path(self.source)
+        return path is not None and path.is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder.
+
+        Raises:
+            RegistryError: if it is not on this machine.
+        """
+        path = _local_path(self.source)
+        if path is None or not path.is_dir():
+            raise RegistryError(
+                f"{self.uri} lies at {self.source}, which is no folder of this machine; fetch it with "
+                f"mlflow artifacts download --artifact-uri {self.uri}, and give that folder"
+            )
+        return path
 
 
 def register_version(
     model_name: str,
     folder: Path | str,
     tags: Mapping[str, str],
-    alias: str = "candidate",
+    alias: str | None = "candidate",
     run_id: str | None = None,
 ) -> RegisteredVersion:
     """Register a checkpoint folder where it lies and point an alias at it.
@@ -65,7 +94,7 @@ def register_version(
         model_name: letters, digits, `.`, `_` and `-`.
         folder: a checkpoint folder with its `MLmodel`, or an address such as `s3://bucket/checkpoint`.
         tags: the lineage; `run_key` or `candidate_weights_digest` tells whether it is registered already.
-        alias: the alias to point at the version.
+        alias: the alias to point at the version; None for none yet.
         run_id: the MLflow run the version came from; the active one if not given.
 
     Raises:
@@ -88,9 +117,21 @@ def register_version(
         else:
             version = found.version
             _complete_tags(client, found, kept_tags)
-        client.set_registered_model_alias(model_name, alias, version)
+        if alias is not None:
+            client.set_registered_model_alias(model_name, alias, version)
         registered = client.get_model_version(model_name, str(version))
     return _registered(registered, created=found is None)
+
+
+def finish_release(version: RegisteredVersion, alias: str) -> None:
+    """Point an alias of a model at a version that is whole, and note that its release was finished.
+
+    Raises:
+        RegistryError: if MLflow refuses.
+    """
+    with mlflow_client(f"point '{alias}' at '{version.name}' version {version.version}") as client:
+        client.set_registered_model_alias(version.name, alias, version.version)
+        client.set_model_version_tag(version.name, version.version, RELEASED, alias)
 
 
 def resolve(model_name: str, alias: str) -> RegisteredVersion:
@@ -108,6 +149,46 @@ def resolve(model_name: str, alias: str) -> RegisteredVersion:
     raise RegistryError(
         f"model '{model_name}' has no alias '{alias}'; its aliases: {known}; run its pipeline to release one"
     )
+
+
+def find_version(model_name: str, version: str | None = None, alias: str | None = None) -> RegisteredVersion:
+    """Return a version by its number or by an alias; with neither the newest.
+
+    Raises:
+        RegistryError: if there is no such version.
+    """
+    if alias is not None:
+        return resolve(model_name, alias)
+    versions = list_versions(model_name)
+    for found in versions:
+        if version in (None, found.version):
+            return found
+    known = ", ".join(found.version for found in versions) or "none"
+    wanted = f"version {version}" if version else "version"
+    raise RegistryError(f"model '{model_name}' has no {wanted}; its versions: {known}")
+
+
+def list_versions(model_name: str) -> list[RegisteredVersion]:
+    """Return a model's versions, the newest first; none where there is no such model.
+
+    Raises:
+        RegistryError: if MLflow refuses.
+    """
+    _check_name(model_name)
+    with mlflow_client(f"list the versions of '{model_name}'") as client:
+        found = client.search_model_versions(f"name='{model_name}'", max_results=_MOST_VERSIONS)
+    return sorted((_registered(each, created=False) for each in found), key=lambda each: -int(each.version))
+
+
+def list_aliases(model_name: str) -> dict[str, str]:
+    """Return alias -> version of a model; none where there is no such model.
+
+    Raises:
+        RegistryError: if MLflow refuses.
+    """
+    _check_name(model_name)
+    with mlflow_client(f"list the aliases of '{model_name}'") as client:
+        return aliases_of(client, model_name)
 
 
 def aliases_of(client: Any, model_name: str) -> dict[str, str]:
@@ -189,24 +270,30 @@ def _complete_tags(client: Any, version: Any, tags: Mapping[str, str]) -> None:
 
 
 def _accepted_source(client: Any, source: str, label: str, run_id: str | None) -> str:
-    """Return the source as the store takes it; a server takes local files only among a run's artifacts."""
+    """Return the source as the store takes it; a server takes no folder of this machine but a run's artifacts."""
     import mlflow
 
     path = _local_path(source)
     if path is None or not str(mlflow.get_registry_uri()).startswith("http"):
         return source
-    return _linked_into_run(client, path, label, run_id)
-
-
-def _linked_into_run(client: Any, folder: Path, name: str, run_id: str | None) -> str:
-    """Hard-link a folder into its run's artifact folder, copying no byte, and return the new address."""
-    artifacts = _local_path(client.get_run(run_id).info.artifact_uri) if run_id else None
-    if artifacts is None:
+    if run_id is None:
         raise RegistryError(
-            f"the tracking server refuses {folder}, a folder of this machine, as a model; serve it with "
-            "--no-serve-artifacts and --default-artifact-root on storage that holds the checkpoints too, and "
-            "register within a run, or upload the folder and register its s3:// address"
+            f"the tracking server refuses {path}, a folder of this machine, as a model; register it within a run, "
+            "whose artifacts say where the server's store is (docs/tracking.md)"
         )
+    run = client.get_run(run_id).info
+    artifacts = _local_path(run.artifact_uri)
+    if artifacts is not None:
+        return _linked_into_run(path, artifacts, label)
+    root = run.artifact_uri
+    # A server that passes artifacts on takes only the run's own; elsewhere the folder is there for all runs.
+    if not root.startswith("mlflow-artifacts:"):
+        root = f"{client.get_experiment(run.experiment_id).artifact_location}/checkpoints"
+    return upload_checkpoint(path, f"{root}/{label}")
+
+
+def _linked_into_run(folder: Path, artifacts: Path, name: str) -> str:
+    """Hard-link a folder into its run's artifact folder, copying no byte, and return the new address."""
     linked, part = artifacts / name, artifacts / f".{name}.part"
     if linked.is_dir():
         return linked.as_uri()
@@ -224,4 +311,6 @@ def _linked_into_run(client: Any, folder: Path, name: str, run_id: str | None) -
 
 
 def _registered(version: Any, created: bool) -> RegisteredVersion:
-    return RegisteredVersion(version.name, str(version.version), created, str(version.source), dict(version.tags))
+    return RegisteredVersion(
+        version.name, str(version.version), created, str(version.source), dict(version.tags), version.run_id or ""
+    )

@@ -77,7 +77,7 @@ class CompressionReport:
     """The results of one compression run.
 
     Attributes:
-        domain: the domain the model was compressed for.
+        domain: the domain the model was compressed for, or the mixture.
         plan: which experts were kept.
         baseline: what was measured of the base model.
         candidate: what was measured of the compressed model.
@@ -86,7 +86,8 @@ class CompressionReport:
         parameters: the run's parameters, nested.
         provenance: shown in full; the keys `base_id`, `base_revision`, `git_commit`, `command` and `license`
             are also used where they are known.
-        registered: what was registered, such as `moe-medical version 3 (alias candidate)`; None for nothing.
+        registered: what was registered, such as `moe-medical version 3 (alias candidate)`; None for nothing,
+            empty if the registry was away.
         model_uri: how MLflow addresses it, such as `models:/moe-medical@candidate`.
         checkpoint: where the compressed checkpoint lies, as a reader would type it.
         data_docs: where Great Expectations' pages lie, as a reader would type it.
@@ -95,6 +96,7 @@ class CompressionReport:
         background: what the plan was made from, to be drawn.
         other_plans: name -> another plan for the same base model, to measure overlap with.
         compatibility: what serving engines are expected to do with the checkpoint.
+        targets: the domains of a mixture; none for a domain of its own.
         sweep: what the plan was chosen from; None where it was not chosen by a sweep.
         measured: everything gates could ask for.
         probes: predictions and routing beside the base's.
@@ -118,6 +120,7 @@ class CompressionReport:
     background: PlanBackground = field(default_factory=PlanBackground)
     other_plans: Mapping[str, CompressionPlan] = field(default_factory=dict)
     compatibility: tuple[EngineVerdict, ...] = ()
+    targets: tuple[str, ...] = ()
     sweep: SweepResult | None = None
     measured: Measurements = field(default_factory=lambda: Measurements({}))
     probes: ProbeResult = field(default_factory=ProbeResult)
@@ -132,6 +135,11 @@ class CompressionReport:
         check_same_layout({self.domain: self.plan, **self.other_plans})
 
     @property
+    def target_names(self) -> tuple[str, ...]:
+        """The domains the model was compressed for."""
+        return self.targets or (self.domain,)
+
+    @property
     def quality_rows(self) -> tuple[QualityRow, ...]:
         """One row per task or domain, the target domain first, then as compared, then perplexity alone."""
         before, after = self.baseline.perplexities, self.candidate.perplexities
@@ -139,7 +147,7 @@ class CompressionReport:
         rows = [
             QualityRow(
                 name=name,
-                is_target=name == self.domain,
+                is_target=name in self.target_names,
                 comparison=self.comparisons.get(name),
                 baseline_perplexity=before.get(name),
                 candidate_perplexity=after.get(name),
@@ -171,6 +179,8 @@ class CompressionReport:
     @property
     def release(self) -> str:
         """What became of the model, in one sentence."""
+        if self.registered == "":
+            return "Not registered yet, because the registry did not answer; kedro tracking sync registers it."
         return f"Registered as {self.registered}." if self.registered else "Nothing was registered."
 
     @property
@@ -181,14 +191,18 @@ class CompressionReport:
 
     @property
     def summary(self) -> str:
-        """The run's result on its own domain and on disk, in two sentences."""
+        """The run's result on its own domain, or the worst of a mixture's, and on disk, in two sentences."""
         smaller = (
             f"Weights on disk went from {wording.size(self.baseline.num_bytes)} to "
             f"{wording.size(self.candidate.num_bytes)} "
             f"({wording.change(self.baseline.num_bytes, self.candidate.num_bytes)})."
         )
-        comparison = self.comparisons.get(self.domain)
-        return f"{wording.accuracy_sentence(comparison)} {smaller}" if comparison else smaller
+        compared = [self.comparisons[name] for name in self.target_names if name in self.comparisons]
+        if not compared:
+            return smaller
+        worst = min(compared, key=lambda comparison: comparison.share_kept)
+        lead = f"Of {len(compared)} domains {worst.task} kept least. " if len(compared) > 1 else ""
+        return f"{lead}{wording.accuracy_sentence(worst)} {smaller}"
 
 
 def check_same_layout(plans: Mapping[str, CompressionPlan]) -> None:

@@ -1,159 +1,292 @@
-"""The page of method results: methods by domains, own and other, with intervals, and the overlap of plans."""
+"""The page of method results: a summary, the papers' statements, every fraction's tables; all from the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_compress.atomic import write_atomically
 from moe_compress.reporting import wording
-from moe_compress.types import CompressionPlan
+from moe_compress.reporting.papers import TABLES, Judged, PaperTable, judge_claims
+from moe_compress.reporting.results_csv import as_csv
+from moe_compress.reporting.results_table import Cell, Estimate, Kind, ResultsTable
+from moe_compress.types import MIXED
 
-Key = tuple[str, str, float]
-"""(method, domain the plan was made for, fraction of each layer's experts dropped)."""
-
-CHANCE = 0.25
+_DPI = 90
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One plan on one domain.
+class Background:
+    """What the page says of the model and the measurement.
 
     Attributes:
-        accuracy: share of items answered rightly.
-        low: lower end of its 95 % interval.
-        high: upper end of its 95 % interval.
-        num_items: items asked.
-        perplexity: on held-out text.
+        num_parameters: of the base model.
+        num_layers: with experts.
+        num_experts: per layer.
+        top_k: experts per token.
+        num_items: benchmark items per domain.
+        num_texts: held-out texts per domain.
     """
 
-    accuracy: float
-    low: float
-    high: float
+    num_parameters: int
+    num_layers: int
+    num_experts: int
+    top_k: int
     num_items: int
-    perplexity: float
+    num_texts: int | None
 
 
-@dataclass(frozen=True)
-class MethodResults:
-    """All plans on all domains.
-
-    Attributes:
-        base: domain -> the base model's cell on all items.
-        base_few: domain -> the same on the fewer items that plans made for other domains are asked.
-        cells: plan key -> domain measured -> cell.
-        plans: plan key -> the plan.
-        method: the method whose plans are compared between domains.
-    """
-
-    base: Mapping[str, Cell]
-    base_few: Mapping[str, Cell]
-    cells: Mapping[Key, Mapping[str, Cell]]
-    plans: Mapping[Key, CompressionPlan]
-    method: str
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The domains, in order."""
-        return tuple(self.base)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The methods, in order."""
-        return tuple(dict.fromkeys(key[0] for key in self.cells))
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """The fractions dropped, in order."""
-        return tuple(dict.fromkeys(key[2] for key in self.cells))
-
-    def kept(self, key: Key, domain: str) -> float:
-        """Return the share of the base model's accuracy above chance that a plan keeps; NaN if it has none."""
-        base = self.base if domain == key[1] else self.base_few
-        above = base[domain].accuracy - CHANCE
-        return (self.cells[key][domain].accuracy - CHANCE) / above if above > 0 else float("nan")
-
-
-def write_results_page(results: MethodResults, page: Path) -> list[Path]:
-    """Write the page and its overlap plots beside it; return the files."""
+def write_results_page(table: ResultsTable, background: Background, page: Path) -> list[Path]:
+    """Write the page, its figures and its numbers as CSV beside it; return the files."""
     from moe_compress.reporting.figures.overlap import overlap_matrix
+    from moe_compress.reporting.results_figures import divergence_figure, kept_figure
 
-    files = [page]
+    figures = {"methods-kept.png": kept_figure(table), "methods-kl.png": divergence_figure(table)}
+    for fraction in compared_fractions(table):
+        plans = {key.made_for: plan for key, plan in table.plans.items() if key[::2] == (table.compared, fraction)}
+        own = {domain: plans[domain] for domain in table.domains}
+        figures[_overlap_name(fraction)] = overlap_matrix(own)
     page.parent.mkdir(parents=True, exist_ok=True)
-    sections = [_introduction(results)]
-    for fraction in results.fractions:
-        plans = {d: results.plans[results.method, d, fraction] for d in results.domains}
-        figure = page.with_name(f"overlap-{round(100 * (1 - fraction))}.png")
-        overlap_matrix(plans).savefig(figure, dpi=110, bbox_inches="tight")
-        files.append(figure)
-        sections += [
-            f"## {_share(1 - fraction)} of the experts kept\n",
-            _own_table(results, fraction),
-            _other_table(results, fraction),
-            f"Overlap of the experts that `{results.method}` keeps for each domain:\n\n"
-            f"![overlap of kept experts]({figure.name})\n",
-        ]
-    write_atomically(page, "\n".join(sections).encode())
+    files = [page, page.with_suffix(".csv")]
+    for name, figure in figures.items():
+        files.append(page.with_name(name))
+        figure.savefig(files[-1], dpi=_DPI, bbox_inches="tight")
+    write_atomically(files[1], as_csv(table).encode())
+    write_atomically(page, "\n".join(_sections(table, background)).encode())
     return files
 
 
-def _introduction(results: MethodResults) -> str:
-    rows = [[domain, _accuracy(cell), wording.number(cell.perplexity)] for domain, cell in results.base.items()]
+def compared_fractions(table: ResultsTable) -> list[float]:
+    """Return the fractions at which the compared row's plans were measured on other domains too."""
+    first, *others = table.domains
+    return [f for f in table.fractions if all(table.has(table.compared, first, f, other) for other in others)]
+
+
+def _sections(table: ResultsTable, background: Background) -> Iterator[str]:
+    judged = judge_claims(table)
+    yield _introduction(background)
+    yield "## In short\n\n" + "\n".join(f"- {line}" for line in summarise(table, judged)) + "\n"
+    yield "![share of accuracy kept](methods-kept.png)\n\n![KL to the base](methods-kl.png)\n"
+    yield _base_section(table)
+    yield _papers_section(table, judged)
+    for fraction in table.fractions:
+        yield f"## {_percent(fraction)} of the experts dropped\n"
+        yield _table_of(table, "own", fraction)
+        yield _table_of(table, "mixed", fraction)
+        if fraction in compared_fractions(table):
+            yield _other_table(table, fraction)
+    yield _left_out_section(table)
+
+
+def _introduction(background: Background) -> str:
+    texts = "all" if background.num_texts is None else str(background.num_texts)
     return (
         "# What each method keeps\n\n"
-        "Made by `make results` with the embedded reference model: statistics come from each domain's "
-        "demonstrations, plans are tried under a router mask (which equals removing the experts), accuracy is over "
-        "the held-out four-way benchmark (chance is 25 %) with Wilson's 95 % interval, perplexity is over held-out "
-        "text. Nothing was tuned on these numbers.\n\n"
-        "The base model:\n\n" + _table(["domain", "accuracy", "perplexity"], rows)
+        f"Made by `make results` with the embedded reference model ({wording.count(background.num_parameters)} "
+        f"parameters, {background.num_layers} layers of {background.num_experts} experts, {background.top_k} per "
+        "token). Every method plans from the same pass over each domain's demonstrations: *own* plans are made for "
+        "one domain and measured on it, *mixed* plans are made for all domains at once and measured on each. What "
+        "only prunes is tried under a router mask, which equals removing the experts; what merges is written as a "
+        "checkpoint and loaded. Accuracy is over "
+        f"{background.num_items} held-out four-way questions a domain, perplexity and KL to the base (nats per "
+        f"token) over {texts} held-out texts a domain. *Kept* is the share of the base's accuracy above chance. "
+        "Intervals are 95 %, bootstrapped over questions; methods are compared on the same questions. Nothing was "
+        "tuned on these numbers, and nothing was trained after compressing. All of it as [CSV](methods.csv).\n"
     )
 
 
-def _own_table(results: MethodResults, fraction: float) -> str:
-    """Return methods by domains, each plan on the domain it was made for."""
-    rows = []
-    for method in results.methods:
-        cells = [results.cells[method, d, fraction][d] for d in results.domains]
-        kept = [results.kept((method, d, fraction), d) for d in results.domains]
-        texts = [
-            f"{wording.percent(share)} ({_accuracy(cell)}; {wording.number(cell.perplexity)})"
-            for share, cell in zip(kept, cells, strict=True)
-        ]
-        rows.append([f"`{method}`", *texts, wording.percent(sum(kept) / len(kept))])
-    head = ["method", *results.domains, "mean kept"]
+def summarise(table: ResultsTable, judged: Sequence[Judged]) -> list[str]:
+    """Return the page's findings as sentences, each made from the numbers."""
+    lines = [_best_sentence(table, fraction) for fraction in table.fractions if table.rows("own", fraction)]
+    fraction = min(table.fractions, key=lambda each: abs(each - 0.5))
+    lines += [*_mixed_sentences(table, fraction), *_merging_sentences(table), *_kl_sentences(table)]
+    if judged:
+        verdicts = Counter(each.verdict for each in judged)
+        lines.append(
+            f"**The papers:** of {len(judged)} statements that this table can be asked about, {verdicts['holds']} "
+            f"hold here, {verdicts['does not hold']} do not, and {verdicts['open']} the intervals leave open."
+        )
+    return lines
+
+
+def _best_sentence(table: ResultsTable, fraction: float) -> str:
+    """Return the row that keeps most, and those that cannot be told from it."""
+    best, *others = table.rows("own", fraction)
+    top_R = table.mean_kept(best, "own", fraction)
+    close = [row for row in others if Estimate.of(top_R - table.mean_kept(row, "own", fraction)).low <= 0]
+    alike = ", ".join(f"`{row}`" for row in close)
+    others_say = f"{alike} cannot be told from it" if alike else "all others keep less"
+    last = others[-1] if others else best
+    least = Estimate.of(table.mean_kept(last, "own", fraction))
     return (
-        "Each plan on its own domain: share kept of the accuracy above chance (accuracy with interval; "
-        "perplexity).\n\n" + _table(head, rows)
+        f"**{_percent(fraction)} dropped:** `{best}` keeps most, {_estimate(Estimate.of(top_R))}; {others_say}; "
+        f"`{last}` keeps least, {_estimate(least)}."
     )
 
 
-def _other_table(results: MethodResults, fraction: float) -> str:
-    """Return plans by domains measured, for one method."""
+def _mixed_sentences(table: ResultsTable, fraction: float) -> list[str]:
+    mixed, row = table.rows("mixed", fraction), table.compared
+    if row not in mixed or row not in table.rows("own", fraction):
+        return []
+    change = Estimate.of(table.mean_kept(row, "mixed", fraction) - table.mean_kept(row, "own", fraction))
+    best = Estimate.of(table.mean_kept(mixed[0], "mixed", fraction))
+    return [
+        f"**One plan for all domains** ({_percent(fraction)} dropped): `{row}` changes by {_points(change)} points "
+        f"against its plans for one domain; `{mixed[0]}` keeps most, {_estimate(best)}."
+    ]
+
+
+def _merging_sentences(table: ResultsTable) -> list[str]:
+    """Return how the best row that merges compares with the best that prunes, at each fraction."""
+    found = []
+    for fraction in table.fractions:
+        rows = table.rows("own", fraction)
+        merging = next((row for row in rows if table.merges(row)), None)
+        pruning = next((row for row in rows if not table.merges(row)), None)
+        if merging and pruning:
+            change = table.mean_kept(merging, "own", fraction) - table.mean_kept(pruning, "own", fraction)
+            found.append(f"{_percent(fraction)}: `{merging}` {_points(Estimate.of(change))} beside `{pruning}`")
+    if not found:
+        return []
+    return [f"**Merging against pruning**, best of each, points by fraction dropped: {'; '.join(found)}."]
+
+
+def _kl_sentences(table: ResultsTable) -> list[str]:
+    found = []
+    for fraction in table.fractions:
+        values = {row: table.mean_kl(row, "own", fraction) for row in table.rows("own", fraction)}
+        known = {row: value for row, value in values.items() if math.isfinite(value)}
+        if known:
+            best = min(known, key=known.__getitem__)
+            found.append(f"{_percent(fraction)}: `{best}` ({wording.number(known[best], 3)})")
+    return [f"**Closest to the base by KL**, by fraction dropped: {'; '.join(found)}."] if found else []
+
+
+def _base_section(table: ResultsTable) -> str:
+    rows = [
+        [domain, f"{100 * each.accuracy:.1f}", wording.number(each.perplexity), f"{100 * table.chance[domain]:.0f}"]
+        for domain, each in table.base.items()
+    ]
+    return "The base model:\n\n" + _table(["domain", "accuracy, %", "perplexity", "chance, %"], rows)
+
+
+def _papers_section(table: ResultsTable, judged: Sequence[Judged]) -> str:
     rows = [
         [
-            domain,
+            each.claim.source,
+            each.claim.text,
+            each.claim.reported,
+            _points(each.ours) + " points" if each.claim.over else _estimate(each.ours),
+            f"**{each.verdict}**",
+        ]
+        for each in judged
+    ]
+    parts = [
+        "## Beside the papers\n\nThe papers compress models of 14 to 671 billion parameters and mostly let them "
+        "write their answers; here a model a thousand times smaller and more picks one of four. So what can agree "
+        "is the order of methods, and roughly how much is kept, not scores. A statement holds where the whole "
+        "interval is on its side, does not hold where it is all on the other, and is open otherwise.\n",
+        _table(["paper", "statement", "reported", "here", "verdict"], rows),
+        "Ranks and shares of the base kept (the papers': average score over the base's; ours: accuracy above "
+        "chance over the base's):\n",
+        *(_rank_table(table, paper) for paper in TABLES),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _rank_table(table: ResultsTable, paper: PaperTable) -> str:
+    """Return a paper's methods and ours side by side; nothing where this table lacks the fraction."""
+    have = [row for row in table.rows(paper.kind, paper.fraction) if row in paper.averages]
+    theirs = sorted(paper.averages, key=lambda row: -paper.averages[row])
+    if not have:
+        return ""
+    rows = []
+    for rank, row in enumerate(theirs, start=1):
+        ours = ["\N{EN DASH}"] * 2
+        if row in have:
+            kept = Estimate.of(table.mean_kept(row, paper.kind, paper.fraction))
+            ours = [str(have.index(row) + 1), _estimate(kept)]
+        share = wording.percent(paper.averages[row] / paper.base)
+        rows.append([f"`{row}`", f"{paper.averages[row]:.2f}", str(rank), share, *ours])
+    head = ["method", "paper", "rank there", "kept there", "rank here", "kept here"]
+    return f"{paper.title} (base {paper.base:.2f}):\n\n" + _table(head, rows)
+
+
+def _table_of(table: ResultsTable, kind: Kind, fraction: float) -> str:
+    """Return rows by domains for one kind of plans."""
+    words = {
+        "own": "Each plan on the domain it was made for",
+        "mixed": "One plan for all domains, on each of them",
+    }
+    rows = []
+    for row in table.rows(kind, fraction):
+        cells = [table.cell(row, d if kind == "own" else MIXED, fraction, d) for d in table.domains]
+        rows.append(
+            [
+                f"`{row}`{' (merges)' if table.merges(row) else ''}",
+                _estimate(Estimate.of(table.mean_kept(row, kind, fraction))),
+                wording.number(table.mean_kl(row, kind, fraction), 3),
+                wording.count(table.mean_parameters(row, kind, fraction)),
+                *map(_cell, cells),
+            ]
+        )
+    head = ["method", "mean kept", "mean KL", "parameters", *table.domains]
+    return f"{words[kind]}; per domain accuracy in % (interval), perplexity, KL.\n\n" + _table(head, rows)
+
+
+def _cell(cell: Cell) -> str:
+    accuracy = f"{100 * cell.accuracy.value:.1f} ({100 * cell.accuracy.low:.1f} to {100 * cell.accuracy.high:.1f})"
+    return f"{accuracy}, {wording.number(cell.perplexity)}, {wording.number(cell.kl, 3)}"
+
+
+def _other_table(table: ResultsTable, fraction: float) -> str:
+    """Return plans by domains measured, for the compared row."""
+    rows = [
+        [
+            made_for,
             *(
-                f"{wording.percent(results.kept((results.method, domain, fraction), other))}"
-                f" ({_accuracy(results.cells[results.method, domain, fraction][other])})"
-                for other in results.domains
+                _estimate(table.cell(table.compared, made_for, fraction, domain).kept)
+                if table.has(table.compared, made_for, fraction, domain)
+                else "\N{EN DASH}"
+                for domain in table.domains
             ),
         ]
-        for domain in results.domains
+        for made_for in (*table.domains, MIXED)
     ]
     return (
-        f"`{results.method}` on every domain: a row is the domain the experts were kept for, a column the domain "
-        "measured; share kept of the accuracy above chance (accuracy with interval).\n\n"
-        + _table(["kept for", *results.domains], rows)
+        f"`{table.compared}` on every domain: a row is the domain the experts were kept for, a column the domain "
+        "measured; share kept of the accuracy above chance.\n\n"
+        + _table(["kept for", *table.domains], rows)
+        + f"\nOverlap of the experts that `{table.compared}` keeps for each domain:\n\n"
+        f"![overlap of kept experts]({_overlap_name(fraction)})\n"
     )
 
 
-def _accuracy(cell: Cell) -> str:
-    return f"{100 * cell.accuracy:.1f}, {100 * cell.low:.1f} to {100 * cell.high:.1f}"
+def _left_out_section(table: ResultsTable) -> str:
+    if not table.left_out:
+        return ""
+    rows = [[f"`{each.row}`", each.reason.replace("|", "\\|")] for each in table.left_out]
+    return "## Left out\n\n" + _table(["row", "reason"], rows)
 
 
-def _share(kept: float) -> str:
-    return {0.5: "Half", 0.25: "A quarter"}.get(round(kept, 6), f"{100 * kept:.0f} %")
+def _overlap_name(fraction: float) -> str:
+    return f"overlap-{round(100 * (1 - fraction))}.png"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:g} %"
+
+
+def _estimate(found: Estimate) -> str:
+    interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{wording.percent(found.value)} ({interval})"
+
+
+def _points(found: Estimate) -> str:
+    return f"{wording.points(found.value)} ({wording.points_interval(found.low, found.high)})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

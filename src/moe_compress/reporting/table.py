@@ -32,9 +32,14 @@ def render_terminal(report: CompressionReport) -> RenderableType:
 
 def print_report(report: CompressionReport, console: Console | None = None) -> None:
     """Print the report, at most 100 columns wide, to the terminal or the console given."""
-    # A log file has no width of its own, and Rich's guess of 80 would squeeze the names out.
-    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = console or make_console()
     console.print(render_terminal(report), width=min(console.width, _WIDTH))
+
+
+def make_console() -> Console:
+    """Return the terminal, or a file as wide as a report."""
+    # A log file has no width of its own, and Rich's guess of 80 would squeeze the names out.
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def _verdict(report: CompressionReport) -> RenderableType:
@@ -45,7 +50,7 @@ def _verdict(report: CompressionReport) -> RenderableType:
     return Padding(Group(*lines), (0, 1))
 
 
-def _table(title: str, *columns: str) -> Table:
+def make_table(title: str, *columns: str) -> Table:
     """Return a table whose first column is text and whose others are numbers."""
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -62,7 +67,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _size_table(report: CompressionReport) -> Table:
     before, after = report.baseline, report.candidate
-    table = _table("Size and speed", "", "Baseline", "Candidate", "Change")
+    table = make_table("Size and speed", "", "Baseline", "Candidate", "Change")
     table.add_row("experts per layer", *report.experts_change, "")
     rows = (
         ("parameters", before.num_parameters, after.num_parameters, wording.count),
@@ -75,7 +80,7 @@ def _size_table(report: CompressionReport) -> Table:
 
 
 def _quality_table(report: CompressionReport) -> Table:
-    table = _table(
+    table = make_table(
         "Quality",
         "Task",
         "Baseline",
@@ -108,7 +113,7 @@ def _quality_cells(row: QualityRow) -> tuple[Text | str, ...]:
 
 
 def _gates_table(report: CompressionReport) -> Table:
-    table = _table("Gates", "Gate", "Observed", "Limit", "Verdict", "Severity")
+    table = make_table("Gates", "Gate", "Observed", "Limit", "Verdict", "Severity")
     for outcome in report.gate_report.outcomes:
         verdict = wording.verdict(outcome)
         table.add_row(

@@ -5,7 +5,7 @@ Shape letters used in names throughout the package (`gate_weights_TK` has shape 
     T  tokens of a batch, padding removed      K  experts the router picks per token (top_k)
     L  layers with routed experts              D  hidden size
     E  routed experts of a layer               B, S  sequences of a batch, positions of a sequence
-    P  parts of a domain's demonstrations
+    P  parts of a domain's demonstrations   N  tokens of a sample
 """
 
 from moe_compress.types.agreement import Agreement
@@ -22,15 +22,20 @@ from moe_compress.types.plan import (
     CompressionPlan,
     ExpertGroup,
     RouterGroups,
+    RouterNoise,
     iterate_layers,
     pruning_groups,
 )
 from moe_compress.types.probes import UNTIMED, LayerProbe, ProbeResult, Throughput, throughput_from_json
+from moe_compress.types.sample import ExpertProducts, LayerSample, Reduction, RouterTrial
+from moe_compress.types.size import ModelSize, SizeUnit
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
 from moe_compress.types.sweep import SweepCheck, SweepEntry, SweepResult, choose_smallest
+from moe_compress.types.trials import MIXED, LeftOut, Measurement, Trial, TrialKey
 
 __all__ = [
     "CURVE",
+    "MIXED",
     "UNTIMED",
     "Agreement",
     "Budget",
@@ -41,23 +46,32 @@ __all__ = [
     "EngineVerdict",
     "EvaluationResult",
     "ExpertGroup",
+    "ExpertProducts",
     "ExpertStatistics",
     "FloatArray",
     "GateOutcome",
     "GateReport",
     "ItemResult",
     "LayerProbe",
+    "LayerSample",
+    "LeftOut",
     "Likeness",
+    "Measurement",
     "Measurements",
     "MergeTrees",
     "MoELayout",
+    "ModelSize",
     "PlanBackground",
     "ProbeResult",
     "Provenance",
     "Reason",
+    "Reduction",
     "RouterGroups",
+    "RouterNoise",
+    "RouterTrial",
     "RoutingBatch",
     "Served",
+    "SizeUnit",
     "StatisticsParts",
     "SweepCheck",
     "SweepEntry",
@@ -67,6 +81,8 @@ __all__ = [
     "TensorMap",
     "TensorRole",
     "Throughput",
+    "Trial",
+    "TrialKey",
     "Verdict",
     "WrittenText",
     "add_in_order",

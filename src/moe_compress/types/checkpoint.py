@@ -89,6 +89,7 @@ class TensorMap:
             unquantised; a weight with parts but no encoding can be pruned by bytes and not decoded.
         mtp_tensors: tensors of multi-token-prediction layers; those with experts follow the last layer's plan.
         mtp_keys: dotted paths that hold the number of those layers.
+        is_interleaved: whether gate and up that are one tensor stand there in turn, neuron by neuron.
         mtp_problem: why those layers cannot be pruned and can only be dropped; None when they can.
     """
 
@@ -102,6 +103,7 @@ class TensorMap:
     mtp_tensors: frozenset[str] = frozenset()
     mtp_keys: tuple[str, ...] = ()
     mtp_problem: str | None = None
+    is_interleaved: bool = False
 
     def rename(self, name: str, expert: int) -> str:
         """Return an expert tensor's name with its expert index replaced."""
@@ -119,6 +121,7 @@ class CheckpointReference:
         weights_digest: sha256 of the names and bytes of its weight files.
         settings_digest: sha256 of its config, tokenizer and templates.
         revision: hub revision or registry version, `local` for a plain folder.
+        files: name -> sha256 of the files that the two digests are made of.
     """
 
     path: Path
@@ -126,6 +129,7 @@ class CheckpointReference:
     weights_digest: str
     settings_digest: str
     revision: str = "local"
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def identity(self) -> str:

@@ -40,26 +40,40 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """How a model did on one benchmark item.
+    """How a model did on one benchmark item, by choosing the likeliest answer or by writing one.
 
     Attributes:
         task: the task's name, such as `medical`.
         item: the item's id.
-        log_likelihoods: of each choice, in nats.
-        chosen: index of the likeliest choice.
-        answer: index of the right choice.
+        log_likelihoods: of each choice, in nats; empty where the answer was written.
+        chosen: index of the likeliest choice, or the answer taken from what was written; of a
+            program, what stopped it.
+        answer: index of the right choice, or the right answer in words.
+        question: how the item was put, without worked examples; empty where the task's file says it.
+        text: what the model wrote.
+        num_tokens: how many tokens that is.
+        judged: whether what was written is right; None where choices were compared.
     """
 
     task: str
     item: str
     log_likelihoods: tuple[float, ...]
-    chosen: int
-    answer: int
+    chosen: int | str
+    answer: int | str
+    question: str = ""
+    text: str = ""
+    num_tokens: int = 0
+    judged: bool | None = None
 
     @property
     def is_correct(self) -> bool:
-        """Whether the likeliest choice is the right one."""
-        return self.chosen == self.answer
+        """Whether the answer is the right one."""
+        return self.chosen == self.answer if self.judged is None else self.judged
+
+    @property
+    def chance(self) -> float:
+        """The share of such items that guessing answers rightly; nothing written is right by chance."""
+        return 1 / len(self.log_likelihoods) if self.log_likelihoods else 0.0
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,19 @@ class Budget:
         scope: `per_layer` gives each layer the same, `global` shares the total out by one ranking of all layers,
             `importance` in proportion to the layers' summed scores.
         multiple_of: each layer keeps a multiple of this, as some engines want; what is kept rounds up to it.
+        at_least: experts that no layer goes below where layers share a total; None for what its router needs.
+        at_most: experts that no layer goes above where layers share a total; None for all it has.
+        layer_fraction_dropped: share of its experts that a layer loses at most where layers share a total, in
+            [0, 1]; the default is that of C-Prune's published code.
     """
 
     experts_per_layer: int | None = None
     fraction_dropped: float | None = None
     scope: Literal["per_layer", "global", "importance"] = "per_layer"
     multiple_of: int = 1
+    at_least: int | None = None
+    at_most: int | None = None
+    layer_fraction_dropped: float = 0.9
 
     def __post_init__(self) -> None:
         if (self.experts_per_layer is None) == (self.fraction_dropped is None):
@@ -45,6 +52,15 @@ class Budget:
             raise ParameterError(f"select.budget.scope is '{self.scope}'; give per_layer, global or importance")
         if self.multiple_of < 1:
             raise ParameterError(f"select.budget.multiple_of is {self.multiple_of}; give at least 1")
+        if not 0 <= self.layer_fraction_dropped <= 1:
+            raise ParameterError(
+                f"select.budget.layer_fraction_dropped is {self.layer_fraction_dropped}; give a share in 0..1"
+            )
+        if self.scope == "per_layer" and (self.at_least, self.at_most) != (None, None):
+            raise ParameterError(
+                f"select.budget.at_least and at_most are {self.at_least} and {self.at_most}, but in scope "
+                "per_layer all layers keep the same; set them to null, or the scope to global"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,19 @@ class ExpertGroup:
 
 
 @dataclass(frozen=True)
+class RouterNoise:
+    """What is added to merged experts' router rows: `epsilon N(0, I)` (C-Prune, 13).
+
+    Attributes:
+        epsilon: standard deviation, above 0.
+        seed: of the draw.
+    """
+
+    epsilon: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class CompressionPlan:
     """For each layer, in new order, which old experts make up each new one.
 
@@ -74,6 +103,8 @@ class CompressionPlan:
         provenance: where the plan came from.
         router_groups: for a router that picks among groups of experts, whether they stay, each with the same number
             of experts, or are given up, so that it then picks freely.
+        router_noise: what is added to the router rows of merged experts; None for nothing.
+        align_neurons: whether experts that merge first have their neurons put in the heaviest member's order.
     """
 
     layout: MoELayout
@@ -82,6 +113,8 @@ class CompressionPlan:
     scores: FloatArray | None = None
     provenance: Provenance = field(default_factory=dict)
     router_groups: RouterGroups = "balanced"
+    router_noise: RouterNoise | None = None
+    align_neurons: bool = False
 
     def __post_init__(self) -> None:
         if len(self.groups) != len(self.layout.layers):
@@ -147,7 +180,9 @@ class CompressionPlan:
     def digest(self) -> str:
         """The sha256 of what the plan does to a checkpoint: layout and groups, not how they were chosen."""
         done = [asdict(self.layout), [[asdict(group) for group in groups] for groups in self.groups]]
-        return digest_of([*done, "flatten"] if self.router_groups == "flatten" else done)
+        options = {"flatten": self.router_groups == "flatten", "align_neurons": self.align_neurons}
+        noise = () if self.router_noise is None else (asdict(self.router_noise),)
+        return digest_of([*done, *(name for name, is_set in options.items() if is_set), *noise])
 
 
 def pruning_groups(kept: Sequence[int]) -> tuple[ExpertGroup, ...]:

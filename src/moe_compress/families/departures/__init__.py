@@ -54,6 +54,7 @@ class Departure:
         stream_scales: decoder layer -> the factors of `h` and of the contribution when the two are added.
         are_logits_probabilities: the router hands out its softmax in the place of its logits.
         scales_input: the gate weight multiplies an expert's input, not its output.
+        interleaves_on_disk: its checkpoints have gate and up in turn, which transformers undoes when it loads.
     """
 
     refused: str | None = None
@@ -69,6 +70,7 @@ class Departure:
     stream_scales: Callable[[Any], tuple[Any, Any]] = _plain_sum
     are_logits_probabilities: bool = False
     scales_input: bool = False
+    interleaves_on_disk: bool = False
 
 
 def find_departure(model_type: str) -> Departure:

@@ -3,5 +3,8 @@
 from moe_compress.families.departures import Departure
 
 DEPARTURE = Departure(
-    residual="argument", residual_child=("mlp_input", 1), passages=(("post_mlp_convolution", "linear"),)
+    residual="argument",
+    residual_child=("mlp_input", 1),
+    passages=(("post_mlp_convolution", "linear"),),
+    interleaves_on_disk=True,
 )

@@ -2,4 +2,4 @@
 
 from moe_compress.families.departures import Departure
 
-DEPARTURE = Departure(has_rows_after_experts=True, passages=(("mlp_sconv", "linear"),))
+DEPARTURE = Departure(has_rows_after_experts=True, passages=(("mlp_sconv", "linear"),), interleaves_on_disk=True)

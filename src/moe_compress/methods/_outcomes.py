@@ -1,50 +1,15 @@
-"""What `reconstruct` knows of a layer: every expert's output on a sample of tokens, as inner products alone."""
+"""What a layer would do with other experts picked, from inner products of all experts' outputs alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from moe_compress.methods._routing import Routing
+from moe_compress.types import ExpertProducts
 
 Error = Literal["cosine", "absolute", "relative"]
-
-
-@dataclass(frozen=True)
-class DenseSample:
-    """A layer's sampled tokens; the vectors themselves, `[N, E, D]`, need never be held together.
-
-    Attributes:
-        logits_NE: router logits.
-        gram_NEE: `e_it . e_jt`, float32 or float64.
-        stream_dot_NE: `h_t . e_it`.
-        stream_sq_N: `||h_t||^2`.
-    """
-
-    logits_NE: torch.Tensor
-    gram_NEE: torch.Tensor
-    stream_dot_NE: torch.Tensor
-    stream_sq_N: torch.Tensor
-
-    @classmethod
-    def of(cls, stream_ND: torch.Tensor, logits_NE: torch.Tensor, outputs_NED: torch.Tensor) -> DenseSample:
-        """Return the sample of a batch of tokens; batches join with `join`. Products are float32 at least."""
-        dtype = torch.promote_types(outputs_NED.dtype, torch.float32)
-        stream_ND, outputs_NED = stream_ND.to(dtype), outputs_NED.to(dtype)
-        return cls(
-            logits_NE,
-            outputs_NED @ outputs_NED.transpose(1, 2),
-            (outputs_NED @ stream_ND[:, :, None])[:, :, 0],
-            (stream_ND.double() ** 2).sum(dim=1),
-        )
-
-    @classmethod
-    def join(cls, samples: list[DenseSample]) -> DenseSample:
-        """Return one sample of all tokens."""
-        names = ("logits_NE", "gram_NEE", "stream_dot_NE", "stream_sq_N")
-        return cls(*(torch.cat([getattr(sample, name) for sample in samples]) for name in names))
 
 
 class Outcomes:
@@ -53,7 +18,7 @@ class Outcomes:
     All in float64, and from differences: `1 - cos` of two nearly equal streams would otherwise drown in rounding.
     """
 
-    def __init__(self, sample: DenseSample, routing: Routing, error: Error) -> None:
+    def __init__(self, sample: ExpertProducts, routing: Routing, error: Error) -> None:
         self.sample, self.routing, self.error = sample, routing, error
         self.scores_NE = routing.scores(sample.logits_NE)
         there_NE = torch.ones_like(self.scores_NE, dtype=torch.bool)

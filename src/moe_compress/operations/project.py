@@ -1,0 +1,67 @@
+"""The project as a run sees it: parameters validated, catalog built, MLflow pointed at its store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.session import KedroSession
+from kedro.utils import find_kedro_project
+from rich.console import Console
+from rich.logging import RichHandler
+
+from moe_compress.errors import ParameterError
+from moe_compress.pipelines.parameters import plain
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's parameters as plain values, and its catalog."""
+
+    parameters: Mapping[str, Any]
+    catalog: Any
+
+    def own(self, domain: str) -> Mapping[str, Any]:
+        """Return a domain's block.
+
+        Raises:
+            ParameterError: if there is none.
+        """
+        domains = self.parameters["domains"]
+        if domain not in domains:
+            close = get_close_matches(domain, domains, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise ParameterError(f"no domain '{domain}'{hint}; there are {', '.join(sorted(domains))}")
+        return dict(domains[domain])
+
+    def model_name(self, name: str) -> str:
+        """Return the registered model of a domain, or the name itself where it is no domain's."""
+        own = self.parameters["domains"].get(name)
+        return str(own["registered_model"]) if own else name
+
+
+def open_project(env: str | None = None, params: Mapping[str, Any] | None = None) -> Project:
+    """Return the project around the working directory, which becomes the project's folder.
+
+    Args:
+        env: the environment under `conf/`.
+        params: parameters given on the command line.
+    """
+    root = find_kedro_project(Path.cwd()) or Path.cwd()
+    os.chdir(root)  # the tracking store and the data are relative to it
+    log_to_stderr()
+    session = KedroSession.create(project_path=root, env=env, runtime_params=dict(params or {}))
+    context = session.load_context()
+    return Project(plain(context.params), context.catalog)
+
+
+def log_to_stderr() -> None:
+    """Leave standard output to what a command finds: another program may read it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RichHandler):
+            handler.console = Console(stderr=True)

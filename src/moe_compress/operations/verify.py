@@ -1,0 +1,56 @@
+"""Is a version still what was registered: every file hashed again, and what differs is named."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from moe_compress.checkpoint.checksums import find_damage, read_checksums
+from moe_compress.checkpoint.digest import join_digests
+from moe_compress.checkpoint.files import CHECKSUMS
+from moe_compress.errors import CheckpointError, RegistryError
+from moe_compress.registry.mlmodel import FILE_NAME, check_mlmodel
+from moe_compress.registry.versions import RegisteredVersion
+
+
+def verify_version(version: RegisteredVersion, folder: Path | None = None) -> dict[str, Any]:
+    """Return which files of a version are not what was registered, ready for JSON.
+
+    The card (`README.md`) is not held against anything: it is written anew whenever the folder is released again.
+
+    Args:
+        version: the version.
+        folder: a copy of its files; where it was registered if not given.
+
+    Raises:
+        RegistryError: if its files are not on this machine, or it was registered without checksums.
+    """
+    expected = version.tags.get("checksums_digest")
+    if expected is None:
+        raise RegistryError(
+            f"{version.uri} has no tag checksums_digest, so there is nothing to hold its files against; run its "
+            "pipeline again to register it with checksums"
+        )
+    folder = folder or version.folder
+    damage: dict[str, str] = {}
+    files: dict[str, str] = {}
+    try:
+        files = read_checksums(folder)
+        if hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest() != expected:
+            damage[CHECKSUMS] = "its bytes changed, so what it says of other files may be wrong"
+    except CheckpointError as error:
+        damage[CHECKSUMS] = str(error)
+    damage |= find_damage(folder, files) if files else {}
+    if problem := check_mlmodel(folder):
+        damage[FILE_NAME] = problem
+    weights = join_digests({name: digest for name, digest in files.items() if name.endswith(".safetensors")})
+    if files and CHECKSUMS not in damage and weights != version.tags.get("candidate_weights_digest"):
+        damage[CHECKSUMS] = "it is not of the weights that the version's tags name"
+    return {
+        "version": version.uri,
+        "folder": str(folder),
+        "files": len(files) + 2,
+        "damaged": damage,
+        "intact": not damage,
+    }

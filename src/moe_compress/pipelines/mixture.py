@@ -1,0 +1,113 @@
+"""One plan for several domains: their statistics, collected one by one and saved, are mixed (EASY-EP)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kedro.pipeline import Node, Pipeline
+
+from moe_compress import methods
+from moe_compress.pipelines.data import check_request
+from moe_compress.pipelines.given import tell_no_background
+from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
+from moe_compress.pipelines.run_keys import file_digest
+from moe_compress.types import Budget, CheckpointReference, CompressionPlan, ExpertStatistics, digest_of
+
+
+def record_mixture(
+    base_model: CheckpointReference,
+    run_keys: Mapping[str, str],
+    domains_folder: Path,
+    select: SelectParameters,
+    own: DomainParameters,
+    *statistics: ExpertStatistics,
+) -> dict[str, str]:
+    """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads."""
+    from moe_compress.registry.tracking import log_dataset_digest, run_provenance
+
+    chosen = own.selection(select)
+    digests = {each.domain: each.provenance["demonstrations_digest"] for each in statistics}
+    benchmarks = {domain: domains_folder / domain / "benchmark.jsonl" for domain in own.targets}
+    for domain, file in benchmarks.items():
+        log_dataset_digest(f"{domain}.demonstrations", digests[domain], str(file.parent), "calibration")
+        log_dataset_digest(f"{domain}.benchmark", file_digest(file), str(file), "evaluation")
+    return {
+        **base_model.as_provenance(),
+        "domain": own.name,
+        "domains": "+".join(sorted(own.targets)),
+        "benchmark_digest": digest_of({domain: file_digest(file) for domain, file in benchmarks.items()}),
+        "demonstrations_digest": digest_of(digests),
+        "num_demonstrations": str(sum(int(each.provenance["num_demonstrations"]) for each in statistics)),
+        **chosen.as_provenance(),
+        **run_provenance(Path.cwd()),
+        "command": run_keys["command"],
+        "run_key": run_keys["run"],
+    }
+
+
+def plan_mixture(
+    budget: Budget,
+    shared: SelectParameters,
+    own: DomainParameters,
+    lineage: Mapping[str, str],
+    *statistics: ExpertStatistics,
+) -> CompressionPlan:
+    """Return which experts of each layer stay for all of a mixture's domains.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if the budget does not fit the model, weights the domains or the method, or a size is not
+            kept to.
+        StatisticsError: if the statistics do not belong together, or lack a sum the method needs.
+    """
+    chosen = own.selection(shared)
+    plan = methods.plan_mixed(
+        chosen.method,
+        statistics,
+        budget,
+        chosen.seed,
+        chosen.weights,
+        chosen.groups,
+        chosen.parameters,
+    )
+    if chosen.budget.find_size():
+        methods.check_within(plan, budget)
+    return replace(plan, provenance={**lineage, **plan.provenance})
+
+
+def create_pipeline(domains: Sequence[str]) -> Pipeline:
+    """Return the stages data and select of a mixture: every domain's statistics -> layout, lineage, plan.
+
+    The statistics of domain `x` come in as `statistics_of_x`.
+    """
+    statistics = [f"statistics_of_{domain}" for domain in domains]
+    return Pipeline(
+        [
+            Node(
+                check_request,
+                ["base_model", "params:select", "params:domain", "params:rewrite"],
+                ["layout", "budget"],
+                name="check_request",
+            ),
+            Node(
+                record_mixture,
+                ["base_model", "run_keys", "domains_folder", "params:select", "params:domain", *statistics],
+                "lineage",
+                name="record_lineage",
+            ),
+            Node(
+                plan_mixture,
+                ["budget", "params:select", "params:domain", "lineage", *statistics],
+                "plan",
+                name="plan_experts",
+            ),
+            Node(
+                tell_no_background,
+                "params:domain",
+                ["agreement", "background", "statistics_report"],
+                name="tell_no_background",
+            ),
+        ]
+    )

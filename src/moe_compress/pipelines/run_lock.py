@@ -1,0 +1,59 @@
+"""One run at a time releases for a domain: a second one is told who is at it, and stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from moe_compress.errors import MoeCompressError
+
+FOLDER = Path("data/02_intermediate/locks")
+
+
+class RunLock:
+    """A lock that the operating system gives back when the process ends, however it ends.
+
+    It holds among the runs of one project folder; runs on several machines are kept apart by whatever starts them.
+    """
+
+    def __init__(self) -> None:
+        self._lock: FileLock | None = None
+
+    def acquire(self, domain: str) -> None:
+        """Take the lock of a domain.
+
+        Raises:
+            MoeCompressError: if another run has it, naming its process.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return  # a rank of torchrun works for the run of the first
+        self.release()
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        holder, lock = FOLDER / f"{domain}.json", FileLock(FOLDER / f"{domain}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise MoeCompressError(
+                f"another run compresses for '{domain}' ({_read(holder)}); wait until it has ended and try again"
+            ) from error
+        self._lock = lock
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _read(holder: Path) -> str:
+    try:
+        return ", ".join(f"{name} {value}" for name, value in json.loads(holder.read_text()).items())
+    except (OSError, ValueError):
+        return "it has only just begun"

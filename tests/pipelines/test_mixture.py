@@ -1,0 +1,106 @@
+"""Mixtures: one model for several domains, from statistics that are collected once each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.pipelines.test_wrong_inputs import assert_refused
+
+from moe_compress.pipelines.measure import name_worst, tell_worst
+from moe_compress.registry.versions import resolve
+
+BLOCK = "domains: {{clinic: {{name: clinic, registered_model: moe-clinic, of: [{}]{}}}}}\n"
+
+
+@pytest.fixture
+def clinic(project):
+    """Return a function that writes a mixture's block and builds the pipelines."""
+
+    def write(of="medical, general", more=""):
+        from kedro.framework.project import pipelines
+
+        (project.folder / "conf/local/parameters_domains.yml").write_text(BLOCK.format(of, more))
+        pipelines.configure("moe_compress.pipeline_registry")
+        assert "prune_clinic" in pipelines  # which builds them
+        return project
+
+    return write
+
+
+def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clinic):
+    project = clinic()
+    assert project.prune().exit_code == 0
+    (saved,) = project.find("04_feature/statistics/*/*/statistics.safetensors")
+    before = saved.stat().st_mtime_ns
+    result = project.prune(domain="clinic")
+    assert result.exit_code == 0, result.output
+    assert saved.stat().st_mtime_ns == before
+    domains = [path.parts[-3] for path in project.find("04_feature/statistics/*/*/statistics.safetensors")]
+    assert domains == ["general", "medical"]
+    (path,) = project.find("05_model_input/plans/clinic/*/plan.json")
+    provenance = json.loads(path.read_text())["provenance"]
+    assert provenance["domain_weights"] == "general=1, medical=1"
+    assert provenance["num_demonstrations"] == "24"
+    version = resolve("moe-clinic", "candidate")
+    assert version.tags["domains"] == "general+medical"
+    card = (project.find("06_models/clinic/*/checkpoint/README.md")[0]).read_text()
+    assert "compressed for **medical, general**" in card
+    # Other weights: another plan of the same statistics.
+    assert project.prune("select.weights=max_min", domain="clinic").exit_code == 0
+    plans = [json.loads(p.read_text()) for p in project.find("05_model_input/plans/clinic/*/plan.json")]
+    assert len(plans) == 2
+    assert len(project.find("04_feature/statistics/*/*/statistics.safetensors")) == 2
+
+
+def test_a_method_that_plans_by_itself_is_given_the_sum(clinic):
+    project = clinic()
+    result = project.prune("select.method=hc_smoe", domain="clinic")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("of", "more", "params", "parts"),
+    [
+        ("medical, mixed", "", [], ["domains.clinic.of names 'mixed'", "no domain of its own"]),
+        ("medical, nowhere", "", [], ["domains.clinic.of names 'nowhere'", "use some of code, finance, general"]),
+        ("medical, medical", "", [], ["domains.clinic.of is medical, medical", "each once"]),
+        ("medical", "", [], ["domains.clinic.of is medical", "two domains or more"]),
+        ("medical, code", ", select: {weights: {math: 2}}", [], ["names 'math'", "clinic does not mix"]),
+        ("medical, code", ", select: {method: m_smoe}", [], ["needs logit_gram", "collect.statistics"]),
+        ("medical, code", "", ["select.from=conf/base/globals.yml"], ["select.from gives a plan", "apply_medical"]),
+        ("medical, code", "", ["select.refine.swaps=3"], ["select.refine.swaps is 3", "one domain's text"]),
+        ("medical, code", "", ["domains.clinic.of=[general]"], ["general"]),
+    ],
+)
+def test_what_cannot_be_mixed(clinic, of, more, params, parts):
+    project = clinic(of, more)
+    assert_refused(project, project.prune(*params, domain="clinic"), *parts)
+
+
+def test_a_mixture_of_one_name_in_two_environments_is_refused(clinic):
+    project = clinic()
+    other = project.folder / "conf/other/parameters_domains.yml"
+    other.parent.mkdir()
+    other.write_text("domains: {mixed: {of: [medical, code]}}\n")
+    result = project.prune(domain="mixed")
+    assert_refused(project, result, "domains.mixed.of is code, finance, general", "built for code, medical")
+
+
+def test_the_worst_domain_is_gated():
+    measured = {
+        "share_kept.a": 0.9,
+        "share_kept.b": 0.7,
+        "perplexity_ratio.a": 1.5,
+        "perplexity_ratio.b": 1.2,
+        "accuracy.a": 0.5,
+        "size_ratio": 0.6,
+    }
+    worst = {"share_kept.domain": 0.7, "perplexity_ratio.domain": 1.5}
+    assert name_worst(measured, ["a", "b"]) == measured | worst
+    assert tell_worst(measured, ["a", "b"]) == {
+        "share_kept.domain": "domain b",
+        "perplexity_ratio.domain": "domain a",
+    }
+    assert name_worst(measured, ["a"])["accuracy.domain"] == 0.5 and tell_worst(measured, ["a"]) == {}
+    assert name_worst({"share_kept.a": float("nan"), "share_kept.b": 0.7}, ["a", "b"]) == {"share_kept.b": 0.7}
