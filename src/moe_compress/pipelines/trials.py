@@ -144,7 +144,7 @@ class Bench:
     def _plan_rewrite(self, plan: CompressionPlan) -> CheckpointRewrite:
         from moe_compress.pipelines.rewrite import plan_rewrite
 
-        return plan_rewrite(self._base_model, plan, self._rewrite, ())
+        return plan_rewrite(self._base_model, plan, self._rewrite)
 
     def _write(self, plan: CompressionPlan, folder: Path) -> None:
         from moe_compress.checkpoint.stream import write_checkpoint
