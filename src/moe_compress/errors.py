@@ -41,6 +41,10 @@ class EvaluationError(MoeCompressError):
     """An evaluation result is missing, incomplete or not a number."""
 
 
+class NotFiniteError(EvaluationError):
+    """A model holds or gives what is no finite number, so that nothing measured of it means anything."""
+
+
 class GateFailedError(MoeCompressError):
     """A validation gate was not passed, so nothing is released."""
 

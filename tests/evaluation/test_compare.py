@@ -121,6 +121,31 @@ def test_other_tasks_are_refused():
         compare_results(result(BASELINE), result(CANDIDATE, items([True], task="other")))
 
 
+def test_intervals_are_honest():
+    """Of 200 pairs of models that are equally good, 92 to 98 of 100 intervals hold no difference."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for number in range(200):
+        # Both answer an item rightly as often as it is easy, each by its own luck.
+        ease = generator.beta(2, 1, size=300)
+        before, after = (items(generator.random(300) < ease) for _ in range(2))
+        found = compare_items(before, after, seed=number, num_resamples=2000)
+        covered += found.difference_low <= 0 <= found.difference_high
+    assert 0.92 <= covered / 200 <= 0.98
+
+
+def test_noise_is_what_the_baseline_differs_from_itself():
+    right = np.array([item.is_correct for item in BASELINE])
+    generator = np.random.default_rng(0)
+    one, other = (right[generator.integers(20, size=(20_000, 20))].mean(1) for _ in range(2))
+    found = compare_items(BASELINE, CANDIDATE)
+    # z sqrt(2 * 0.7 * 0.3 / 20) = 1.96 * 0.14491
+    assert found.noise == pytest.approx(0.28403, abs=1e-4)
+    assert np.mean(abs(one - other) <= found.noise) == pytest.approx(0.95, abs=0.03)
+    assert found.effect == pytest.approx(-0.25 / 0.28403, abs=1e-3)
+    assert math.isnan(compare_items(items([True] * 3), items([True] * 3)).effect)
+
+
 def test_written_answers_are_compared_in_pairs_with_no_chance_of_guessing():
     def written(rights):
         return tuple(

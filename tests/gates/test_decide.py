@@ -45,7 +45,7 @@ def test_a_metric_that_was_not_measured_fails_and_lists_what_was():
     assert report.outcomes[0].observed is None
     assert report.outcomes[0].description == (
         "'share_kept.medical' was not measured (did you mean 'share_kept.medicine'?); "
-        "measured: bytes_share, share_kept.medicine"
+        "measured: bytes_share, share_kept"
     )
 
 
@@ -78,7 +78,7 @@ def test_require_names_each_failed_gate_its_value_its_limit_and_the_place():
     assert str(caught.value) == (
         "the candidate for 'medical' failed 2 of 3 gates and is not released: "
         "kept is 0.8, must be at least 0.85; loads has no value ('loads' was not measured; "
-        "measured: bytes_share, share_kept.medical), must be at least 1; "
+        "measured: bytes_share, share_kept), must be at least 1; "
         "see data/08_reporting/medical/report.html"
     )
 

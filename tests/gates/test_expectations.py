@@ -13,6 +13,7 @@ from moe_compress.errors import DataError
 from moe_compress.gates.decide import decide, parse_gates
 from moe_compress.gates.demonstrations import DemonstrationLimits, DemonstrationSet, check_demonstrations
 from moe_compress.gates.expectations import record_demonstrations, record_gates
+from moe_compress.types import GateReport
 
 GATES = parse_gates(
     [
@@ -44,7 +45,7 @@ def context(tmp_path_factory):
 )
 def test_the_suite_agrees_with_decide_gate_by_gate(measured, context):
     report = decide(GATES, measured, "medical")
-    record = record_gates(GATES, measured, "medical", context)
+    record = record_gates(report, context)
     failed = {failure.name for failure in record.failures}
     assert failed == {outcome.name for outcome in report.outcomes if not outcome.passed}
     assert record.success == report.passed
@@ -54,16 +55,16 @@ def test_random_values_agree_too(context):
     rng = np.random.default_rng(0)
     for kept, size in rng.uniform([0.7, 0.6], [1.0, 0.8], size=(3, 2)):
         measured = {"share_kept.math": kept, "bytes_share": size}
-        failed = {f.name for f in record_gates(GATES, measured, "math", context).failures}
+        failed = {f.name for f in record_gates(decide(GATES, measured, "math"), context).failures}
         assert failed == {o.name for o in decide(GATES, measured, "math").outcomes if not o.passed}
 
 
 def test_no_gates_prove_nothing(context):
-    assert not record_gates([], {"bytes_share": 0.5}, "empty", context).success
+    assert not record_gates(GateReport("empty", ()), context).success
 
 
 def test_a_failure_says_what_was_asked_and_what_was_seen(context):
-    record = record_gates(GATES, {"share_kept.medical": 0.8, "bytes_share": 0.5}, "medical", context)
+    record = record_gates(decide(GATES, {"share_kept.medical": 0.8, "bytes_share": 0.5}, "medical"), context)
     kept = next(failure for failure in record.failures if failure.name == "kept")
     assert kept.description == "kept: share_kept.medical at least 0.85 (accuracy kept)"
     assert (kept.observed, kept.severity) == ((0.8,), "critical")
@@ -73,7 +74,7 @@ def test_a_failure_says_what_was_asked_and_what_was_seen(context):
 
 
 def test_the_pages_load_no_remote_image(context):
-    record = record_gates(GATES, {"share_kept.medical": 0.9, "bytes_share": 0.5}, "medical", context)
+    record = record_gates(decide(GATES, {"share_kept.medical": 0.9, "bytes_share": 0.5}, "medical"), context)
     pages = [*record.data_docs.parent.rglob("*.html"), *record.data_docs.parent.rglob("*.css")]
     assert record.data_docs in pages
     text = "".join(page.read_text() for page in pages)
@@ -87,7 +88,7 @@ def test_two_threads_can_record_at_once_and_loggers_are_left_as_they_were(contex
     before = logger.level
     measured = {"share_kept.code": 0.9, "share_kept.law": 0.5, "bytes_share": 0.5}
     with ThreadPoolExecutor(2) as pool:
-        code, law = pool.map(lambda domain: record_gates(GATES, measured, domain, context), ["code", "law"])
+        code, law = pool.map(lambda domain: record_gates(decide(GATES, measured, domain), context), ["code", "law"])
     assert (code.success, law.success) == (True, False)
     assert logger.level == before
 
@@ -96,7 +97,7 @@ def test_another_process_at_the_same_context_is_waited_for(context):
     measured = {"share_kept.medical": 0.9, "bytes_share": 0.5}
     with ThreadPoolExecutor(1) as pool:
         with FileLock(context / ".lock"):
-            waiting = pool.submit(record_gates, GATES, measured, "medical", context)
+            waiting = pool.submit(record_gates, decide(GATES, measured, "medical"), context)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=1)
         assert waiting.result(timeout=60).success
@@ -104,7 +105,7 @@ def test_another_process_at_the_same_context_is_waited_for(context):
 
 def test_pages_are_named_as_the_folder_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = record_gates(GATES, {}, "medical", Path("reporting/gx"))
+    record = record_gates(decide(GATES, {}, "medical"), Path("reporting/gx"))
     assert record.data_docs == Path("reporting/gx/uncommitted/data_docs/local_site/index.html")
     assert record.data_docs.is_file()
 

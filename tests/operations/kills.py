@@ -27,7 +27,15 @@ NAME = "moe-medical"
 STAGES = (
     *("check_request", "validate_demonstrations", "record_lineage", "collect_statistics", "describe_background"),
     *("measure_agreement", "plan_experts", "check_compatibility", "baseline.evaluate", "rewrite_checkpoint"),
-    *("candidate.evaluate", "time_models", "compare_models", "measure_candidate", "decide_gates", "draft_report"),
+    *(
+        "candidate.evaluate",
+        "probe_candidate",
+        "time_models",
+        "compare_models",
+        "measure_candidate",
+        "decide_gates",
+        "draft_report",
+    ),
     "release_candidate",
 )
 NEEDED_TAGS = {"run_key", "base_weights_digest", "plan_digest", "gates", "gates_passed", "checksums_digest"}

@@ -157,6 +157,8 @@ def copy_project(inputs, folder):
     (folder / "conf" / "local" / "globals.yml").write_text(
         "base_model: data/01_raw/model\ndomains_folder: data/01_raw/domains\n"
     )
+    # Timing starts two processes; tests that look at speeds ask for it.
+    (folder / "conf" / "local" / "parameters_evaluate.yml").write_text("evaluate: {batch_sizes: []}\n")
     # A random model knows nothing, so what it keeps of that says nothing either.
     (folder / "conf" / "local" / "parameters_gates.yml").write_text(
         "gates:\n"

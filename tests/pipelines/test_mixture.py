@@ -7,7 +7,7 @@ import json
 import pytest
 from tests.pipelines.test_wrong_inputs import assert_refused
 
-from moe_compress.pipelines.gate import measure_worst
+from moe_compress.pipelines.measure import name_worst, tell_worst
 from moe_compress.registry.versions import resolve
 
 BLOCK = "domains: {{clinic: {{name: clinic, registered_model: moe-clinic, of: [{}]{}}}}}\n"
@@ -99,7 +99,11 @@ def test_the_worst_domain_is_gated():
         "accuracy.a": 0.5,
         "size_ratio": 0.6,
     }
-    assert measure_worst(measured, ["a", "b"]) == {"share_kept.domain": 0.7, "perplexity_ratio.domain": 1.5}
-    assert measure_worst(measured, ["a"])["accuracy.domain"] == 0.5
-    broken = measure_worst({"share_kept.a": float("nan"), "share_kept.b": 0.7}, ["a", "b"])
-    assert broken["share_kept.domain"] != broken["share_kept.domain"]
+    worst = {"share_kept.domain": 0.7, "perplexity_ratio.domain": 1.5}
+    assert name_worst(measured, ["a", "b"]) == measured | worst
+    assert tell_worst(measured, ["a", "b"]) == {
+        "share_kept.domain": "domain b",
+        "perplexity_ratio.domain": "domain a",
+    }
+    assert name_worst(measured, ["a"])["accuracy.domain"] == 0.5 and tell_worst(measured, ["a"]) == {}
+    assert name_worst({"share_kept.a": float("nan"), "share_kept.b": 0.7}, ["a", "b"]) == {"share_kept.b": 0.7}

@@ -96,11 +96,6 @@ def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
     assert project.prune().exit_code == 0
 
 
-def test_a_stricter_gate_is_checked_although_everything_else_is_skipped(project):
-    assert project.prune().exit_code == 0
-    assert project.prune("gates.size_reduced.at_most=0.1").exit_code == 1
-
-
 def test_a_new_domain_needs_a_folder_and_a_block(project):
     source = project.folder / "data/01_raw/domains/finance"
     source.rename(source.with_name("legal"))

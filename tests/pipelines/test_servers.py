@@ -82,7 +82,7 @@ class Team:
 def team(tmp_path_factory, project, monkeypatch):
     folder = tmp_path_factory.mktemp("servers")
     (project.folder / "conf/local/parameters_evaluate.yml").write_text(
-        "evaluate: {tasks: [medical], limit: 8, heldout_limit: 2, prompts: 2, max_new_tokens: 8}\n"
+        "evaluate: {tasks: [medical], limit: 8, heldout_limit: 2, prompts: 2, max_new_tokens: 8, batch_sizes: []}\n"
     )
     for name, value in {**SECRETS, **SETTINGS}.items():
         monkeypatch.setenv(name, value)

@@ -2,7 +2,7 @@
 
 from moe_compress.datasets.checkpoint import CheckpointDataset, KeyedCheckpointDataset
 from moe_compress.datasets.compatibility import CompatibilityDataset
-from moe_compress.datasets.evaluation import EvaluationDataset
+from moe_compress.datasets.evaluation import EvaluationDataset, ProbesDataset, SpeedsDataset
 from moe_compress.datasets.folder import FolderDataset
 from moe_compress.datasets.keyed import RunKeysDataset
 from moe_compress.datasets.plan import NewestPlansDataset, PlanDataset
@@ -19,8 +19,10 @@ __all__ = [
     "KeyedCheckpointDataset",
     "NewestPlansDataset",
     "PlanDataset",
+    "ProbesDataset",
     "RowsDataset",
     "RunKeysDataset",
+    "SpeedsDataset",
     "StatisticsDataset",
     "StatisticsShardsDataset",
     "SweepDataset",

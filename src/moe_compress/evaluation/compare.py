@@ -88,6 +88,7 @@ def compare_items(
         gained=gained,
         lost=lost,
         p_value=mcnemar_p(lost, gained),
+        noise=resampling_noise((both + lost) / num_items, num_items, level),
     )
 
 
@@ -102,6 +103,15 @@ def wilson_interval(num_right: int, num_items: int, level: float = 0.95) -> Inte
     margin = z * sqrt(share * (1 - share) / num_items + z**2 / (4 * num_items**2))
     scale = 1 + z**2 / num_items
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def resampling_noise(accuracy: float, num_items: int, level: float = 0.95) -> float:
+    """Return by how much a model's accuracy differs between two draws of items: `z sqrt(2 p (1 - p) / n)`.
+
+    This is what a comparison on two different sets of items could not tell from nothing.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    return z * sqrt(2 * accuracy * (1 - accuracy) / num_items)
 
 
 def mcnemar_p(num_lost: int, num_gained: int) -> float:

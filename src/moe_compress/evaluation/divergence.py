@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe_compress.errors import DataError, EvaluationError, ResourceError
+from moe_compress.errors import DataError, NotFiniteError, ResourceError
 from moe_compress.evaluation.encoding import context_length
 from moe_compress.evaluation.windows import TextBatch, batch_texts, read_batch
 
@@ -76,7 +76,7 @@ class BasePredictions:
 
     Raises:
         DataError: if a domain has no token to predict.
-        EvaluationError: if the base predicts what is no finite number.
+        NotFiniteError: if the base predicts what is no finite number.
         ResourceError: if the file has no room.
     """
 
@@ -118,7 +118,7 @@ class BasePredictions:
         """Return domain -> how far a candidate, which may be the base under a mask, is from the base.
 
         Raises:
-            EvaluationError: if the candidate predicts what is no finite number.
+            NotFiniteError: if the candidate predicts what is no finite number.
         """
         return {domain: self._compare(model, domain) for domain in self._batches}
 
@@ -205,6 +205,6 @@ def _check_finite(values_N: torch.Tensor, batch: TextBatch, domain: str, who: st
     broken = (~values_N.isfinite()).nonzero()
     if len(broken):
         text = batch.text_at(int(batch.places_N[broken[0, 0]]))
-        raise EvaluationError(
+        raise NotFiniteError(
             f"the {who} predicts NaN or infinity on text {text + 1} of domain '{domain}'; check its weights"
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_compress.errors import ParameterError
 from moe_compress.evaluation.benchmarks import BenchmarkRequest
+from moe_compress.evaluation.finite import check_weights
 from moe_compress.evaluation.harness import ask_tasks
 from moe_compress.evaluation.language_models import open_transformers, open_vllm
 from moe_compress.evaluation.loading import load_stock
@@ -57,7 +58,7 @@ def evaluate_checkpoint(
         CheckpointError: if the folder does not load.
         ParameterError: if a public benchmark is called as a task is.
         DataError: if an item or text does not suit the model.
-        EvaluationError: if a measurement is not a finite number.
+        NotFiniteError: if a weight or a measurement is not a finite number.
     """
     public = public or BenchmarkRequest()
     for name in {task.name for task in tasks} & set(public.benchmarks):
@@ -67,6 +68,7 @@ def evaluate_checkpoint(
     if served:
         gc.collect()  # the engine gives its GPU memory back before transformers loads the same weights
     stock = load_stock(folder, device, dtype)
+    check_weights(stock.model, model)
     items, digests = served or _ask(open_transformers(stock, batch_size), tasks, public)
     return EvaluationResult(
         model=model,

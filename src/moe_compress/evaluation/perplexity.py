@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
-from moe_compress.errors import DataError, EvaluationError
+from moe_compress.errors import DataError, NotFiniteError
 from moe_compress.evaluation.encoding import context_length
 from moe_compress.evaluation.windows import PADDING, TextBatch, batch_texts, read_batch
 
@@ -38,7 +38,7 @@ def measure_perplexities(
 
     Raises:
         DataError: if a domain has no token to predict.
-        EvaluationError: if a perplexity is not a finite number.
+        NotFiniteError: if a perplexity is not a finite number.
     """
     window = min(context, context_length(model))
     return {
@@ -55,7 +55,7 @@ def _measure(model: PreTrainedModel, batches: Sequence[TextBatch], domain: str) 
         total = sum(_loss_of(model, batch) for batch in batches)
     mean = total / predicted
     if not math.isfinite(mean):
-        raise EvaluationError(
+        raise NotFiniteError(
             f"the loss on held-out text of domain '{domain}' is {mean}; check the model's weights for NaN"
         )
     return math.exp(mean)

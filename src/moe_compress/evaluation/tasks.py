@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_compress.errors import DataError, EvaluationError
+from moe_compress.errors import DataError, NotFiniteError
 from moe_compress.types import ItemResult, digest_of
 
 QUESTION_FORMAT = "Question: {question}\nAnswer:"
@@ -92,13 +92,13 @@ class BenchmarkTask:
             log_likelihoods: of each item's choices, in nats, in the order of `items`.
 
         Raises:
-            EvaluationError: if one is not a finite number.
+            NotFiniteError: if one is not a finite number.
         """
         return tuple(self._result(item, values) for item, values in zip(self.items, log_likelihoods, strict=True))
 
     def _result(self, item: BenchmarkItem, values: Sequence[float]) -> ItemResult:
         if not np.isfinite(values).all():
-            raise EvaluationError(
+            raise NotFiniteError(
                 f"item '{item.id}' of task '{self.name}' got the log-likelihoods {list(values)}; "
                 "check the model's weights for NaN before trusting any score"
             )

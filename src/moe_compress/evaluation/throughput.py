@@ -1,11 +1,11 @@
-"""How fast a loaded model reads, and how large a checkpoint is, told from its files' headers alone."""
+"""How fast a loaded model reads and writes, and how large a checkpoint is, told from its files' headers alone."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,31 +74,70 @@ def _read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def measure_prefill_speeds(
-    models: Sequence[PreTrainedModel], *, batch_size: int = 8, length: int = 128, repeats: int = 9, seed: int = 0
-) -> list[float]:
-    """Return each model's tokens read per second: the median forward pass after one that is not timed.
-
-    The models take turns, so that whatever else the machine does meets all of them alike.
+def time_prefill(
+    model: PreTrainedModel, batch_size: int, *, length: int = 128, repeats: int = 5, seed: int = 0
+) -> float:
+    """Return tokens read per second: of the median forward pass after one that is not timed.
 
     Args:
-        models: loaded causal language models with the same vocabulary.
+        model: a loaded causal language model.
         batch_size: sequences read at once.
         length: tokens of each, chosen at random.
         repeats: timed passes.
         seed: of the random tokens.
     """
+    ids_BS = _random_ids(model, batch_size, length, seed)
+    return (
+        batch_size
+        * length
+        / _median_seconds(lambda: model(input_ids=ids_BS, use_cache=False, logits_to_keep=1), ids_BS, repeats)
+    )
+
+
+def time_decode(
+    model: PreTrainedModel, batch_size: int, *, length: int = 32, steps: int = 32, repeats: int = 3, seed: int = 0
+) -> float:
+    """Return tokens written per second, one after the other with a cache; reading the prompt does not count.
+
+    Args:
+        model: a loaded causal language model.
+        batch_size: sequences written at once.
+        length: tokens of each prompt, chosen at random.
+        steps: tokens written after the first.
+        repeats: timed runs.
+        seed: of the random tokens.
+    """
+    from transformers import GenerationConfig
+
+    ids_BS = _random_ids(model, batch_size, length, seed)
+
+    def write(tokens: int) -> float:
+        settings = GenerationConfig(
+            do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0, eos_token_id=None
+        )
+        given = {"attention_mask": torch.ones_like(ids_BS), "generation_config": settings}
+        return _median_seconds(lambda: model.generate(ids_BS, **given), ids_BS, repeats)
+
+    seconds = write(1 + steps) - write(1)
+    # A machine that is busy elsewhere may take longer for the first token alone than for all: that is no speed.
+    return batch_size * steps / seconds if seconds > 0 else float("nan")
+
+
+def _random_ids(model: PreTrainedModel, batch_size: int, length: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = models[0].config.get_text_config().vocab_size
-    ids_BS = torch.randint(vocabulary, (batch_size, length), generator=generator)
-    with torch.inference_mode():
-        rounds = [[_time_prefill(model, ids_BS.to(model.device)) for model in models] for _ in range(repeats + 1)]
-    return [batch_size * length / statistics.median(seconds) for seconds in zip(*rounds[1:], strict=True)]
+    vocabulary = model.config.get_text_config().vocab_size
+    return torch.randint(vocabulary, (batch_size, length), generator=generator).to(model.device)
 
 
-def _time_prefill(model: PreTrainedModel, ids_BS: torch.Tensor) -> float:
+@torch.inference_mode()
+def _median_seconds(run: Callable[[], object], ids_BS: torch.Tensor, repeats: int) -> float:
+    run()
+    return statistics.median(_seconds(run, ids_BS) for _ in range(repeats))
+
+
+def _seconds(run: Callable[[], object], ids_BS: torch.Tensor) -> float:
     start = time.perf_counter()
-    model(input_ids=ids_BS, use_cache=False, logits_to_keep=1)
+    run()
     if ids_BS.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_compress.gates.decide import GateSpec, Severity
+from moe_compress.gates.decide import Severity
 from moe_compress.gates.demonstrations import DemonstrationLimits, DemonstrationSet
 from moe_compress.gates.suites import (
     Expected,
@@ -21,6 +21,7 @@ from moe_compress.gates.suites import (
     expected_of_demonstrations,
     expected_of_gate,
 )
+from moe_compress.types import GateReport
 
 # File contexts share YAML state among threads, and their files with the processes of other domains.
 _ONE_CONTEXT_AT_A_TIME = threading.Lock()
@@ -66,19 +67,16 @@ class ExpectationsRecord:
     data_docs: Path
 
 
-def record_gates(
-    gates: Sequence[GateSpec], measured: Mapping[str, float | None], domain: str, folder: Path
-) -> ExpectationsRecord:
-    """Run gates as a suite over a one-row table of the measured values and write its Data Docs.
+def record_gates(report: GateReport, folder: Path, what: str = "gates") -> ExpectationsRecord:
+    """Run decided gates as a suite over a one-row table of the observed values and write its Data Docs.
 
     Args:
-        gates: the gates; a value that is not a finite number fails its gate here as in `decide`.
-        measured: metric name -> value.
-        domain: the domain that is gated; it names suite and run.
+        report: the gates as they were decided; the library compares values and limits once more.
         folder: the Great Expectations context, created if missing; history accumulates in it.
+        what: what was gated; with the domain it names suite and run.
     """
-    expected = [item for gate in gates for item in expected_of_gate(gate, domain)]
-    return _run(f"gates_{domain}", columns_of_gates(gates, measured, domain), expected, folder)
+    expected = [item for outcome in report.outcomes for item in expected_of_gate(outcome)]
+    return _run(f"{what}_{report.domain}", columns_of_gates(report), expected, folder)
 
 
 def record_demonstrations(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_compress.gates.decide import GateSpec, Severity, measured_number
+from moe_compress.gates.decide import Severity
 from moe_compress.gates.demonstrations import (
     COLUMNS,
     DemonstrationLimits,
@@ -15,6 +15,7 @@ from moe_compress.gates.demonstrations import (
     normalised,
     text_of,
 )
+from moe_compress.types import GateOutcome, GateReport
 
 
 @dataclass(frozen=True)
@@ -36,33 +37,53 @@ class Expected:
     severity: Severity = "critical"
 
 
-def expected_of_gate(gate: GateSpec, domain: str) -> Iterator[Expected]:
-    """Yield two expectations, because the library's comparison lets a missing value pass."""
-    metric = gate.metric_of(domain)
-    bound = "min_value" if gate.direction == "at_least" else "max_value"
-    asked = f"{gate.name}: {metric} {gate.direction.replace('_', ' ')} {gate.limit:g}"
+def expected_of_gate(outcome: GateOutcome) -> Iterator[Expected]:
+    """Yield that the value was measured, and that it keeps to the limit.
+
+    Two expectations, because the library's comparison lets a missing value pass. A limit without a number is null
+    in a column of its own; where a gate passes nevertheless, nothing is asked of it.
+    """
+    name, metric = outcome.name, outcome.metric
     yield Expected(
         "ExpectColumnValuesToNotBeNull",
-        gate.name,
-        f"{gate.name}: {metric} was measured",
+        name,
+        f"{name}: {metric} was measured",
         {"column": metric},
-        gate.severity,
+        outcome.severity,
     )
+    if outcome.limit is None:
+        if not outcome.passed:
+            yield Expected(
+                "ExpectColumnValuesToNotBeNull",
+                name,
+                f"{name}: its limit is known, but {outcome.basis}",
+                {"column": limit_column(outcome)},
+                outcome.severity,
+            )
+        return
+    bound = "min_value" if outcome.direction == "at_least" else "max_value"
+    asked = f"{name}: {metric} {outcome.direction.replace('_', ' ')} {outcome.limit:g}"
+    said = "; ".join(text for text in (outcome.basis, outcome.description, outcome.place) if text)
     yield Expected(
         "ExpectColumnValuesToBeBetween",
-        gate.name,
-        f"{asked} ({gate.description})" if gate.description else asked,
-        {"column": metric, bound: float(gate.limit)},
-        gate.severity,
+        name,
+        f"{asked} ({said})" if said else asked,
+        {"column": metric, bound: outcome.limit},
+        outcome.severity,
     )
 
 
-def columns_of_gates(
-    gates: Sequence[GateSpec], measured: Mapping[str, float | None], domain: str
-) -> dict[str, list[float]]:
-    """Return the measured value of each gate's metric as a column of one row; NaN for no finite number."""
-    numbers = {metric: measured_number(measured.get(metric)) for metric in (g.metric_of(domain) for g in gates)}
-    return {metric: [math.nan if number is None else number] for metric, number in numbers.items()}
+def limit_column(outcome: GateOutcome) -> str:
+    """Return the column of a gate's limit that has no number."""
+    return f"limit of {outcome.name}"
+
+
+def columns_of_gates(report: GateReport) -> dict[str, list[float]]:
+    """Return each gate's observed value as a column of one row, and unknown limits; NaN for no number."""
+    columns = {
+        outcome.metric: [math.nan if outcome.observed is None else outcome.observed] for outcome in report.outcomes
+    }
+    return columns | {limit_column(outcome): [math.nan] for outcome in report.outcomes if outcome.limit is None}
 
 
 def columns_of_demonstrations(demonstrations: DemonstrationSet) -> dict[str, list[Any]]:

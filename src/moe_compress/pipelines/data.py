@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,16 @@ def validate(checked: DemonstrationSet, parameters: DataParameters, reporting_fo
     """Return the Data Docs of the demonstrations' validation.
 
     Raises:
-        DataError: from the plain checks, before Great Expectations is imported.
+        DataError: from the plain checks, once the pages show every check that failed.
     """
     from moe_compress.gates.expectations import record_demonstrations
 
     limits = DemonstrationLimits(parameters.min_demonstrations, parameters.min_tokens, parameters.max_tokens)
-    check_demonstrations(checked, limits)
     record = record_demonstrations(checked, limits, reporting_folder / "gx")
+    try:
+        check_demonstrations(checked, limits)
+    except DataError as error:
+        raise DataError(f"{error}; see {os.path.relpath(record.data_docs)}") from error
     if not record.success:
         raise DataError(
             f"demonstrations of '{checked.domain}' failed {record.failures[0].description}; see {record.data_docs}"

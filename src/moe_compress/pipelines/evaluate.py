@@ -63,46 +63,49 @@ def evaluate_model(
     )
 
 
+def evaluate_candidate(
+    checkpoint: CheckpointReference,
+    domains_folder: Path,
+    parameters: EvaluateParameters,
+    own: DomainParameters,
+    checked: object,
+    public: BenchmarkRequest,
+) -> EvaluationResult:
+    """Return the same of a candidate; one that gives no numbers is told as such, for gates to judge."""
+    from moe_compress.errors import NotFiniteError
+    from moe_compress.evaluation.throughput import measure_size
+
+    try:
+        return evaluate_model(checkpoint, domains_folder, parameters, own, checked, public)
+    except NotFiniteError as error:
+        size = measure_size(checkpoint.path)
+        provenance = {"checkpoint": checkpoint.name, "weights_digest": checkpoint.weights_digest}
+        return EvaluationResult(checkpoint.name, (), {}, *size, provenance=provenance, fault=str(error))
+
+
 def create_pipeline(checked: str = "demonstrations") -> Pipeline:
     """Return the stage: (base model, candidate checkpoint) -> an evaluation of each.
 
     Args:
         checked: what is there once the request was checked.
     """
-    measure = Pipeline(
-        [
-            Node(
-                evaluate_model,
-                [
-                    "checkpoint",
-                    "domains_folder",
-                    "params:evaluate",
-                    "params:domain",
-                    "checked",
-                    "benchmark_request",
-                ],
-                "evaluation",
-                name="evaluate",
-            )
-        ]
-    )
-    parameters = {"params:evaluate", "params:domain"}
-    shared = {
-        "domains_folder": "domains_folder",
-        "benchmark_request": "benchmark_request",
-        "checked": checked,
+    parameters = ("params:evaluate", "params:domain")
+    inputs = ["checkpoint", "domains_folder", *parameters, "checked", "benchmark_request"]
+    shared = {"domains_folder": "domains_folder", "benchmark_request": "benchmark_request", "checked": checked}
+    models = {
+        "baseline": (evaluate_model, "base_model"),
+        "candidate": (evaluate_candidate, "candidate_checkpoint"),
     }
-    models = {"baseline": "base_model", "candidate": "candidate_checkpoint"}
     return sum(
         (
             Pipeline(
-                measure,
+                [Node(function, inputs, "evaluation", name="evaluate")],
                 namespace=role,
                 inputs={"checkpoint": checkpoint, **shared},
                 outputs={"evaluation": f"{role}_evaluation"},
-                parameters=parameters,
+                parameters=set(parameters),
             )
-            for role, checkpoint in models.items()
+            for role, (function, checkpoint) in models.items()
         ),
         Pipeline(
             [

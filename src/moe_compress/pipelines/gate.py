@@ -2,143 +2,141 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from kedro.pipeline import Node, Pipeline
 
-from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
-from moe_compress.types import Agreement, CheckpointReference, EvaluationResult, GateReport, TaskComparison
+from moe_compress.pipelines.measure import Speeds, measure
+from moe_compress.pipelines.parameters import DomainParameters
+from moe_compress.types import (
+    Agreement,
+    EvaluationResult,
+    ExpertStatistics,
+    GateReport,
+    Measurements,
+    ProbeResult,
+    TaskComparison,
+)
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "difference", "share_kept"})
-"""Of what is measured per task; of anything else less is better."""
 
+def gate_statistics(
+    statistics: ExpertStatistics,
+    agreement: Sequence[Agreement],
+    reporting_folder: Path,
+    shared: Mapping[str, Mapping[str, Any]],
+    own: DomainParameters,
+) -> GateReport:
+    """Return the outcome of each gate on statistics, before anything is planned from them.
 
-def time_models(
-    baseline: EvaluationResult,
-    candidate: EvaluationResult,
-    base_model: CheckpointReference,
-    checkpoint: CheckpointReference,
-    parameters: EvaluateParameters,
-) -> tuple[EvaluationResult, EvaluationResult]:
-    """Return both evaluations with the models' speeds, timed in turns in this very run."""
-    from moe_compress.evaluation.loading import load_stock
-    from moe_compress.evaluation.throughput import measure_prefill_speeds
+    Raises:
+        ParameterError: if a gate is not written as a gate.
+        GateFailedError: if a critical gate failed; no model is rewritten then.
+    """
+    from moe_compress.gates.decide import decide, parse_gates, require
+    from moe_compress.gates.expectations import record_gates
+    from moe_compress.gates.statistics import measure_statistics
 
-    models = [
-        load_stock(reference.path, parameters.device, parameters.dtype).model
-        for reference in (base_model, checkpoint)
-    ]
-    before, after = measure_prefill_speeds(models)
-    return replace(baseline, tokens_per_second=before), replace(candidate, tokens_per_second=after)
+    specs = parse_gates(own.gate_entries(shared, "statistics_gates"))
+    if not specs:
+        return GateReport(own.name, ())
+    found = measure_statistics(statistics, agreement)
+    report = decide(specs, found.values, own.name, places=found.places)
+    record = record_gates(report, reporting_folder / "gx", "statistics")
+    require(report, os.path.relpath(record.data_docs), "statistics", "no model is rewritten")
+    return report
 
 
 def compare_models(baseline: EvaluationResult, candidate: EvaluationResult, seed: int) -> dict[str, TaskComparison]:
-    """Return task -> both models on the same items, with intervals."""
+    """Return task -> both models on the same items, with intervals; nothing of a candidate that is broken."""
     from moe_compress.evaluation.compare import compare_results
 
-    return compare_results(baseline, candidate, seed=seed)
+    return {} if candidate.fault else compare_results(baseline, candidate, seed=seed)
+
+
+def join_speeds(
+    baseline: EvaluationResult, candidate: EvaluationResult, speeds: Speeds
+) -> tuple[EvaluationResult, EvaluationResult]:
+    """Return both evaluations with the speed at which the models read the largest batch that was timed."""
+    if not speeds[0].prefill:
+        return baseline, candidate
+    before, after = (speed.prefill[max(speed.prefill)] for speed in speeds)
+    return replace(baseline, tokens_per_second=before), replace(candidate, tokens_per_second=after)
 
 
 def measure_candidate(
     baseline: EvaluationResult,
     candidate: EvaluationResult,
     comparisons: Mapping[str, TaskComparison],
+    probes: ProbeResult,
+    speeds: Speeds,
     agreement: Sequence[Agreement],
     own: DomainParameters,
-) -> dict[str, float]:
-    """Return everything a gate may ask for, metric name -> value.
-
-    Per task and for `domain`, the worst of those compressed for: `accuracy.*`, `share_kept.*` (of the accuracy
-    above chance), `difference.*`, `perplexity_ratio.*`, `loops_added.*`, `length_ratio.*`. Of the whole:
-    `size_ratio`, `parameter_ratio`, `speed_ratio`, `missing_keys`, `unexpected_keys`. Of two halves of the
-    demonstrations, where there are: `split_half_jaccard`, `split_half_spearman`.
-    """
-    measured = {
-        "size_ratio": candidate.num_bytes / baseline.num_bytes,
-        "parameter_ratio": candidate.num_parameters / baseline.num_parameters,
-        "speed_ratio": candidate.tokens_per_second / baseline.tokens_per_second,
-        "missing_keys": float(candidate.provenance["missing_keys"]),
-        "unexpected_keys": float(candidate.provenance["unexpected_keys"]),
-    }
-    for found in agreement:
-        measured |= found.as_metrics()
-    for task, comparison in comparisons.items():
-        measured |= {
-            f"accuracy.{task}": comparison.candidate_accuracy,
-            f"share_kept.{task}": comparison.share_kept,
-            f"difference.{task}": comparison.difference,
-        }
-    for task, perplexity in candidate.perplexities.items():
-        measured[f"perplexity_ratio.{task}"] = perplexity / baseline.perplexities[task]
-    measured |= measure_writing(baseline, candidate)
-    return measured | measure_worst(measured, own.targets)
-
-
-def measure_worst(measured: Mapping[str, float], targets: Sequence[str]) -> dict[str, float]:
-    """Return each metric that all domains compressed for have, as `<metric>.domain`: the worst of their values."""
-    worst = {}
-    for metric in dict.fromkeys(name.partition(".")[0] for name in measured if "." in name):
-        values = [measured.get(f"{metric}.{target}") for target in targets]
-        if None not in values:
-            pick = np.min if metric in HIGHER_IS_BETTER else np.max
-            worst[f"{metric}.domain"] = float(pick(np.array(values, dtype=np.float64)))
-    return worst
-
-
-def measure_writing(baseline: EvaluationResult, candidate: EvaluationResult) -> dict[str, float]:
-    """Return per task how free writing changed.
-
-    `loops_added.*` is the share of texts that end going in circles, candidate minus baseline; `length_ratio.*` is
-    the mean length, candidate over baseline.
-    """
-    from moe_compress.reporting.writing import compare_writing
-
-    measured = {}
-    for row in compare_writing(baseline, candidate):
-        measured[f"loops_added.{row.task}"] = row.loops[1] - row.loops[0]
-        measured[f"length_ratio.{row.task}"] = row.length[1] / row.length[0] if row.length[0] else float("nan")
-    return measured
+) -> Measurements:
+    """Return everything a gate may ask for; see `pipelines.measure`."""
+    return measure(baseline, candidate, comparisons, probes, speeds, agreement, own.targets)
 
 
 def decide_gates(
-    measured: Mapping[str, float],
+    measured: Measurements,
+    earlier: GateReport,
     reporting_folder: Path,
     shared: Mapping[str, Mapping[str, Any]],
     own: DomainParameters,
 ) -> tuple[GateReport, Path]:
-    """Return every gate's outcome and the Data Docs that record it.
+    """Return every gate's outcome, those on statistics first, and the Data Docs that record them.
 
     Raises:
         ParameterError: if a gate is not written as a gate.
+        RegistryError: if a gate asks for the champion's values and MLflow refuses.
     """
     from moe_compress.gates.decide import decide, parse_gates
     from moe_compress.gates.expectations import record_gates
+    from moe_compress.registry.champion import read_champion
 
-    gates = parse_gates(own.gate_entries(shared))
-    record = record_gates(gates, measured, own.name, reporting_folder / "gx")
-    return decide(gates, measured, own.name), record.data_docs
+    specs = parse_gates(own.gate_entries(shared))
+    is_compared = any(spec.reference == "champion" for spec in specs)
+    report = decide(
+        specs,
+        measured.values,
+        own.name,
+        baseline=measured.baseline,
+        champion=read_champion(own.registered_model) if is_compared else None,
+        places=measured.places,
+    )
+    record = record_gates(report, reporting_folder / "gx")
+    # Gates on statistics alone say nothing of the model.
+    outcomes = (*earlier.outcomes, *report.outcomes) if report.outcomes else ()
+    return GateReport(own.name, outcomes), record.data_docs
+
+
+def create_statistics_pipeline() -> Pipeline:
+    """Return the gates on statistics: (statistics, agreement) -> their report."""
+    return Pipeline(
+        [
+            Node(
+                gate_statistics,
+                ["statistics", "agreement", "reporting_folder", "params:statistics_gates", "params:domain"],
+                "statistics_report",
+                name="gate_statistics",
+            )
+        ]
+    )
 
 
 def create_pipeline() -> Pipeline:
-    """Return the stage: two evaluations -> comparisons, measured values, gate report."""
+    """Return the stage: two evaluations, probes, speeds -> comparisons, measured values, gate report."""
     evaluations = ["baseline", "candidate"]
     return Pipeline(
         [
             Node(
-                time_models,
-                [
-                    "baseline_evaluation",
-                    "candidate_evaluation",
-                    "base_model",
-                    "candidate_checkpoint",
-                    "params:evaluate",
-                ],
+                join_speeds,
+                ["baseline_evaluation", "candidate_evaluation", "speeds"],
                 evaluations,
-                name="time_models",
+                name="join_speeds",
             ),
             Node(
                 compare_models,
@@ -148,13 +146,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 measure_candidate,
-                [*evaluations, "comparisons", "agreement", "params:domain"],
+                [*evaluations, "comparisons", "probes", "speeds", "agreement", "params:domain"],
                 "measured",
                 name="measure_candidate",
             ),
             Node(
                 decide_gates,
-                ["measured", "reporting_folder", "params:gates", "params:domain"],
+                ["measured", "statistics_report", "reporting_folder", "params:gates", "params:domain"],
                 ["gate_report", "gate_docs"],
                 name="decide_gates",
             ),

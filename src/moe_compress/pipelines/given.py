@@ -17,7 +17,14 @@ from moe_compress.pipelines.lineage import describe_run
 from moe_compress.pipelines.parameters import DomainParameters, RewriteParameters, SelectParameters
 from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.plans.formats import read_any
-from moe_compress.types import Agreement, CheckpointReference, CompressionPlan, MoELayout, PlanBackground
+from moe_compress.types import (
+    Agreement,
+    CheckpointReference,
+    CompressionPlan,
+    GateReport,
+    MoELayout,
+    PlanBackground,
+)
 
 
 def check_given(
@@ -102,9 +109,9 @@ def take_plan(
     return replace(given_plan, provenance=lineage)
 
 
-def tell_no_background() -> tuple[tuple[Agreement, ...], PlanBackground]:
-    """Return that nothing is known of how far a given plan depends on its demonstrations, nor of what it saw."""
-    return (), PlanBackground()
+def tell_no_background(own: DomainParameters) -> tuple[tuple[Agreement, ...], PlanBackground, GateReport]:
+    """Return that nothing is known of how far a plan depends on its demonstrations, nor of its statistics."""
+    return (), PlanBackground(), GateReport(own.name, ())
 
 
 def create_pipeline() -> Pipeline:
@@ -130,6 +137,11 @@ def create_pipeline() -> Pipeline:
                 "chosen_plan",
                 name="take_plan",
             ),
-            Node(tell_no_background, None, ["agreement", "background"], name="tell_no_background"),
+            Node(
+                tell_no_background,
+                "params:domain",
+                ["agreement", "background", "statistics_report"],
+                name="tell_no_background",
+            ),
         ]
     )

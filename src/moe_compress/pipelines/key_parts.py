@@ -20,7 +20,7 @@ from moe_compress.pipelines.run_keys import (
 PREFIX = "part."
 """What a part's name begins with among a run's keys."""
 
-BLOCKS = ("data", "collect", "select", "rewrite", "evaluate", "gates", "release")
+BLOCKS = ("data", "collect", "select", "rewrite", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks that a run key depends on."""
 
 _CODE = ("collection", "families", "methods", "plans", "checkpoint", "evaluation", "gates", "types", "pipelines")

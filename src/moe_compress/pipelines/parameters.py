@@ -170,6 +170,7 @@ class EvaluateParameters(Parameters):
     run_generated_code: bool = Field(False, description="run programs the models write, confined")
     backend: Literal["hf", "vllm"] = Field("hf", description="what answers tasks and benchmarks")
     batch_size: int = Field(32, ge=1)
+    batch_sizes: tuple[int, ...] = Field((1, 8), description="sequences at once that are timed; none times nothing")
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = Field(42, ge=0)
@@ -203,6 +204,7 @@ class DomainParameters(Parameters):
     of: tuple[str, ...] = Field((), description="the domains of a mixture; none for a domain of its own")
     select: dict[str, Any] = {}
     gates: dict[str, dict[str, Any]] = {}
+    statistics_gates: dict[str, dict[str, Any]] = {}
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -217,14 +219,19 @@ class DomainParameters(Parameters):
         """
         return SelectParameters.model_validate({**shared.model_dump(), **self.select})
 
-    def gate_entries(self, shared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the gates as a list of entries with `name`, this domain's settings laid over the shared.
+    def gate_entries(
+        self, shared: Mapping[str, Mapping[str, Any]], block: Literal["gates", "statistics_gates"] = "gates"
+    ) -> list[dict[str, Any]]:
+        """Return a block's gates as entries with `name`, this domain's settings laid over the shared.
+
+        A limit that is itself a block replaces the shared one as a whole.
 
         Raises:
             ParameterError: if a gate is not a block of settings.
         """
-        for name, entry in [*shared.items(), *self.gates.items()]:
+        own: dict[str, dict[str, Any]] = getattr(self, block)
+        for name, entry in [*shared.items(), *own.items()]:
             if not isinstance(entry, Mapping):
-                raise ParameterError(f"gates.{name} is {entry!r}, not a block; give it a metric and a limit")
-        names = dict.fromkeys([*shared, *self.gates])
-        return [{"name": name, **shared.get(name, {}), **self.gates.get(name, {})} for name in names]
+                raise ParameterError(f"{block}.{name} is {entry!r}, not a block; give it a metric and a limit")
+        names = dict.fromkeys([*shared, *own])
+        return [{"name": name, **shared.get(name, {}), **own.get(name, {})} for name in names]

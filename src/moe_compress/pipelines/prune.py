@@ -13,6 +13,7 @@ from moe_compress.pipelines import (
     gate,
     given,
     mixture,
+    probe,
     refine,
     report,
     rewrite,
@@ -39,8 +40,9 @@ def create_pipeline(domain: str) -> Pipeline:
     Args:
         domain: a block's name under `domains` in the parameters.
     """
-    stages = (data, collect, select, refine, rewrite, tune, evaluate, gate, report)
-    return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
+    stages = (data, collect, select, refine, rewrite, tune, evaluate, probe, gate, report)
+    gated = gate.create_statistics_pipeline()
+    return in_namespace(sum((stage.create_pipeline() for stage in stages), gated), domain)
 
 
 def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
@@ -53,7 +55,7 @@ def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
     collected = sum((create_collect_pipeline(domain) for domain in domains), Pipeline([]))
     measured = evaluate.create_pipeline(checked="layout")
     tuned = tune.create_pipeline([f"demonstrations_of_{domain}" for domain in domains])
-    after = rewrite.create_pipeline() + tuned + measured + gate.create_pipeline() + report.create_pipeline()
+    after = sum((stage.create_pipeline() for stage in (rewrite, probe, gate, report)), tuned + measured)
     others = {
         f"{value}_of_{domain}": f"{domain}.{value}"
         for domain in domains
@@ -64,7 +66,7 @@ def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
 
 def create_given_pipeline(domain: str) -> Pipeline:
     """Return what carries out a plan that is given (`select.from`): the whole job without collecting."""
-    stages = (given, refine, rewrite, tune, evaluate, gate, report)
+    stages = (given, refine, rewrite, tune, evaluate, probe, gate, report)
     return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
 
 

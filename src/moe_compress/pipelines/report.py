@@ -26,15 +26,18 @@ from moe_compress.types import (
     EvaluationResult,
     GateReport,
     ItemResult,
+    Measurements,
     PlanBackground,
+    ProbeResult,
     SweepResult,
     TaskComparison,
+    Throughput,
 )
 
 if TYPE_CHECKING:
     from moe_compress.evaluation.tasks import BenchmarkItem
 
-STAGES = ("data", "collect", "select", "rewrite", "tune", "evaluate", "gates", "release")
+STAGES = ("data", "collect", "select", "rewrite", "tune", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks a report shows."""
 
 SHOWN = 300
@@ -48,6 +51,9 @@ def draft_report(
     baseline: EvaluationResult,
     candidate: EvaluationResult,
     comparisons: Mapping[str, TaskComparison],
+    measured: Measurements,
+    probes: ProbeResult,
+    speeds: tuple[Throughput, Throughput],
     gate_report: GateReport,
     gate_docs: Path,
     agreement: Sequence[Agreement],
@@ -72,6 +78,9 @@ def draft_report(
         candidate=candidate,
         comparisons=comparisons,
         gate_report=gate_report,
+        measured=measured,
+        probes=probes,
+        speeds=speeds,
         parameters={name: plain(parameters[name]) for name in STAGES},
         provenance={
             **lineage,
@@ -120,6 +129,8 @@ def find_flips(
     baseline: EvaluationResult, candidate: EvaluationResult, domains_folder: Path, targets: Sequence[str]
 ) -> tuple[FlippedItem, ...]:
     """Return what only one model answered rightly, lost and gained in turn, of the targets and of benchmarks."""
+    if candidate.fault:
+        return ()
     from itertools import chain, zip_longest
 
     from moe_compress.evaluation.tasks import read_items
@@ -184,26 +195,16 @@ def report_folder(reporting_folder: Path, report: CompressionReport) -> Path:
 
 
 def metrics_of(report: CompressionReport) -> dict[str, float]:
-    """Return the numbers MLflow keeps of a report."""
-    metrics: dict[str, float] = {}
-    for role, result in (("baseline", report.baseline), ("candidate", report.candidate)):
-        metrics |= {f"{role}.perplexity.{name}": value for name, value in result.perplexities.items()}
-        metrics |= {
-            f"{role}.num_bytes": float(result.num_bytes),
-            f"{role}.num_parameters": float(result.num_parameters),
-            f"{role}.tokens_per_second": result.tokens_per_second,
-        }
-    if report.tuning:
-        metrics |= report.tuning.as_metrics()
-    if report.agreement:
-        metrics |= report.agreement.as_metrics()
-    for task, comparison in report.comparisons.items():
-        metrics |= {
-            f"baseline.accuracy.{task}": comparison.baseline_accuracy,
-            f"candidate.accuracy.{task}": comparison.candidate_accuracy,
-            f"share_kept.{task}": comparison.share_kept,
-        }
-    return metrics
+    """Return the numbers MLflow keeps of a report: everything gates may ask for.
+
+    What both models have alone is told of each as `baseline.<metric>` and `candidate.<metric>`.
+    """
+    before, after = report.measured.baseline, report.measured.values
+    return {
+        **{f"baseline.{name}": value for name, value in before.items()},
+        **{f"candidate.{name}" if name in before else name: value for name, value in after.items()},
+        **(report.tuning.as_metrics() if report.tuning else {}),
+    }
 
 
 def release_candidate(
@@ -285,6 +286,9 @@ def create_pipeline() -> Pipeline:
                     "baseline",
                     "candidate",
                     "comparisons",
+                    "measured",
+                    "probes",
+                    "speeds",
                     "gate_report",
                     "gate_docs",
                     "agreement",

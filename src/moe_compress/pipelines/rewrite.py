@@ -51,11 +51,11 @@ def plan_rewrite(
     base_model: CheckpointReference,
     plan: CompressionPlan,
     parameters: RewriteParameters,
-    compatibility: tuple[EngineVerdict, ...],
+    *first: object,
 ) -> CheckpointRewrite:
     """Return the `CheckpointRewrite` that the checkpoint dataset then streams to disk.
 
-    `compatibility` stands for a table that was shown, so that nothing is written before it.
+    `first` stands for what comes before a byte is written: a table that was shown, statistics that passed.
 
     Raises:
         UnsupportedModelError: if a tensor's role cannot be told.
@@ -91,7 +91,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 plan_rewrite,
-                ["base_model", "plan", "params:rewrite", "compatibility"],
+                ["base_model", "plan", "params:rewrite", "compatibility", "statistics_report"],
                 "pruned_checkpoint",
                 name="rewrite_checkpoint",
             ),

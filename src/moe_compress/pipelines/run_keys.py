@@ -81,16 +81,18 @@ def stage_keys(
         tune = digest_of([rewrite, settings, *texts, source("tuning", "pipelines/tune.py")])
     facts = file_digest(Path(moe_compress.__file__).parent / "compatibility" / "engines.yaml")
     compatibility = digest_of([select, facts, source("compatibility")])
+    evaluate = {name: value for name, value in parameters["evaluate"].items() if name != "batch_sizes"}
     baseline = digest_of(
         [
             base_digest,
             *measured,
-            parameters["evaluate"],
+            evaluate,
             source("evaluation", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
             versions(*_evaluating(parameters["evaluate"], benchmarks.values())),
         ]
     )
     pruned, candidate = digest_of([rewrite, baseline]), digest_of([tune, baseline])
+    probes = digest_of([candidate, parameters["evaluate"], source("pipelines/probe.py")])
     sweep = digest_of(
         [
             *[sweep_collect, baseline],
@@ -99,7 +101,8 @@ def stage_keys(
             source("methods", "checkpoint", "gates", "pipelines/sweep.py", "pipelines/trials.py"),
         ]
     )
-    run = digest_of([candidate, parameters["gates"], parameters["release"], own, source("gates")])
+    gates = [parameters[block] for block in ("statistics_gates", "gates")]
+    run = digest_of([probes, *gates, parameters["release"], own, source("gates", "pipelines/measure.py")])
     return {
         "collect": collect,
         "select": select,
@@ -109,6 +112,7 @@ def stage_keys(
         "baseline": baseline,
         "pruned": pruned,
         "candidate": candidate,
+        "probes": probes,
         "run": run,
         "sweep_collect": sweep_collect,
         "sweep": sweep,
@@ -198,6 +202,7 @@ def check_selection(parameters: Mapping[str, Any], domain: str) -> None:
         check_mixture(parameters, own, chosen)
     chosen.budget.as_budget()
     parse_gates(own.gate_entries(parameters["gates"]))
+    parse_gates(own.gate_entries(parameters["statistics_gates"], "statistics_gates"))
 
 
 def check_tuning(settings: TuneSettings) -> None:

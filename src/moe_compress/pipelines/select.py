@@ -9,7 +9,7 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.types import Agreement, Budget, CompressionPlan, ExpertStatistics, PlanBackground
+from moe_compress.types import Agreement, Budget, CompressionPlan, ExpertStatistics, GateReport, PlanBackground
 
 
 def plan_experts(
@@ -18,8 +18,9 @@ def plan_experts(
     shared: SelectParameters,
     own: DomainParameters,
     lineage: Mapping[str, str],
+    statistics_report: GateReport,
 ) -> CompressionPlan:
-    """Return which experts of each layer stay.
+    """Return which experts of each layer stay; `statistics_report` stands for statistics that passed their gates.
 
     Raises:
         PluginError: if there is no such method.
@@ -59,7 +60,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 plan_experts,
-                ["statistics", "budget", "params:select", "params:domain", "lineage"],
+                ["statistics", "budget", "params:select", "params:domain", "lineage", "statistics_report"],
                 "chosen_plan",
                 name="plan_experts",
             ),

@@ -133,7 +133,7 @@ def try_plans(
         **describe_base(bench, own.name),
         entries=entries,
         skipped=skipped,
-        not_judged=tuple(spec.name for spec in specs if spec.metric_of(own.name) not in measured),
+        not_judged=tuple(spec.name for spec in specs if not is_judged(spec, measured, own.name)),
         chosen=chosen,
         check=None if chosen is None else bench.check(list(plans.values())[chosen]),
         provenance=lineage,
@@ -142,7 +142,7 @@ def try_plans(
 
 def find_tasks(specs: Sequence[GateSpec], evaluate: EvaluateParameters, domain: str) -> tuple[str, ...]:
     """Return the domain's own task, then those evaluated that a gate asks about."""
-    asked = {spec.metric_of(domain).partition(".")[2] for spec in specs}
+    asked = {part for spec in specs for part in spec.metric_of(domain).split(".")[1:]}
     others = (task for task in evaluated_tasks(evaluate.tasks, (domain,)) if task in asked and task != domain)
     return (domain, *others)
 
@@ -161,6 +161,11 @@ def describe_base(bench: Bench, domain: str) -> dict[str, Any]:
     }
 
 
+def is_judged(spec: GateSpec, measured: Mapping[str, float], domain: str) -> bool:
+    """Return whether a gate can be put to a plan under a mask; the champion is a written model's rival."""
+    return spec.metric_of(domain) in measured and spec.reference != "champion"
+
+
 def judge(
     key: Key, plan: CompressionPlan, bench: Bench, found: Round, specs: Sequence[GateSpec], domain: str
 ) -> SweepEntry:
@@ -170,7 +175,7 @@ def judge(
     items = found.answers[key]
     right = sum(item.is_correct for item in items)
     measured = {} if key in found.dropped_for else bench.measure(plan)
-    asked = [spec for spec in specs if spec.metric_of(domain) in measured]
+    asked = [spec for spec in specs if is_judged(spec, measured, domain)]
     return SweepEntry(
         method=key[0],
         fraction_dropped=key[1],
@@ -181,7 +186,7 @@ def judge(
         num_right=right,
         interval=wilson_interval(right, len(items)),
         measured=measured,
-        failures=tuple(map(describe_failure, decide(asked, measured, domain).failures)),
+        failures=tuple(map(describe_failure, decide(asked, measured, domain, baseline=bench.base_values).failures)),
         dropped_for=found.dropped_for.get(key),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_compress.checkpoint.jobs import CheckpointRewrite
+from moe_compress.pipelines.measure import compare_numbers, measure_tasks, name_worst
 from moe_compress.pipelines.parameters import EvaluateParameters, RewriteParameters
 from moe_compress.types import CheckpointReference, CompressionPlan, ItemResult, SweepCheck
 
@@ -95,26 +96,27 @@ class Bench:
     def measure(self, plan: CompressionPlan) -> dict[str, float]:
         """Return everything a gate may ask of a plan under a mask, metric -> value, as of a written candidate.
 
-        Per task and for `domain`: `accuracy.*`, `share_kept.*`, `difference.*`, `perplexity_ratio.*`, `kl.*`,
-        `top1_agreement.*`; of the whole: `size_ratio`, `parameter_ratio`.
+        Per task and for `domain`: perplexities, KL, agreement, and what `measure_tasks` tells; of the whole:
+        `size_ratio`, `parameter_ratio`.
         """
         from moe_compress.evaluation.compare import compare_items
 
         before, after = self._trials.measure(None), self._trials.measure(plan)
-        measured: dict[str, float] = {}
-        for name, value in after.items():
-            kind, _, domain = name.partition(".")
-            measured |= (
-                {f"perplexity_ratio.{domain}": value / before[name]} if kind == "perplexity" else {name: value}
-            )
-        for task, items in self.answer(plan).items():
-            compared = compare_items(self._base_answers[task], items, seed=self._seed)
-            measured[f"accuracy.{task}"] = compared.candidate_accuracy
-            measured[f"share_kept.{task}"] = compared.share_kept
-            measured[f"difference.{task}"] = compared.difference
-        for name in [name for name in measured if name.endswith(f".{self._own}")]:
-            measured[f"{name.partition('.')[0]}.domain"] = measured[name]
-        return {**measured, **self.size(plan)}
+        compared = {
+            task: compare_items(self._base_answers[task], items, seed=self._seed)
+            for task, items in self.answer(plan).items()
+        }
+        measured = {**after, **compare_numbers(before, after), **measure_tasks(compared).values, **self.size(plan)}
+        return name_worst(measured, (self._own,))
+
+    @cached_property
+    def base_values(self) -> dict[str, float]:
+        """What the base reaches, metric -> value, for limits that are relative to it."""
+        accuracies = {
+            f"accuracy.{task}": sum(item.is_correct for item in items) / len(items)
+            for task, items in self._base_answers.items()
+        }
+        return name_worst({**self._trials.measure(None), **accuracies}, (self._own,))
 
     @cached_property
     def _base_answers(self) -> dict[str, tuple[ItemResult, ...]]:
@@ -142,7 +144,7 @@ class Bench:
     def _plan_rewrite(self, plan: CompressionPlan) -> CheckpointRewrite:
         from moe_compress.pipelines.rewrite import plan_rewrite
 
-        return plan_rewrite(self._base_model, plan, self._rewrite, ())
+        return plan_rewrite(self._base_model, plan, self._rewrite)
 
     def _write(self, plan: CompressionPlan, folder: Path) -> None:
         from moe_compress.checkpoint.stream import write_checkpoint

@@ -150,7 +150,7 @@ def compare_tuned(
             record,
             pruned,
             lost=compare_results(baseline, pruned, seed=seed),
-            regained=compare_results(pruned, candidate, seed=seed),
+            regained={} if candidate.fault else compare_results(pruned, candidate, seed=seed),
         )
         for record in tuning
     )

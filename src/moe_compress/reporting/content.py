@@ -18,10 +18,13 @@ from moe_compress.types import (
     EvaluationResult,
     FloatArray,
     GateReport,
+    Measurements,
     PlanBackground,
+    ProbeResult,
     Provenance,
     SweepResult,
     TaskComparison,
+    Throughput,
 )
 
 
@@ -96,6 +99,9 @@ class CompressionReport:
         compatibility: what serving engines are expected to do with the checkpoint.
         targets: the domains of a mixture; none for a domain of its own.
         sweep: what the plan was chosen from; None where it was not chosen by a sweep.
+        measured: everything gates could ask for.
+        probes: predictions and routing beside the base's.
+        speeds: of baseline and candidate; None where they were not timed.
         tuning: what tuning brought; None where nothing was tuned.
     """
 
@@ -118,6 +124,9 @@ class CompressionReport:
     compatibility: tuple[EngineVerdict, ...] = ()
     targets: tuple[str, ...] = ()
     sweep: SweepResult | None = None
+    measured: Measurements = field(default_factory=lambda: Measurements({}))
+    probes: ProbeResult = field(default_factory=ProbeResult)
+    speeds: tuple[Throughput, Throughput] | None = None
     tuning: TuningReport | None = None
 
     def __post_init__(self) -> None:

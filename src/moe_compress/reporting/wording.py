@@ -49,7 +49,7 @@ def percent_interval(low: float, high: float) -> str:
 
 def change(before: float | None, after: float | None) -> str:
     """Return the relative change in percent, signed, or a dash where there is none to give."""
-    if not before or after is None:
+    if not before or after is None or math.isnan(after / before):
         return MISSING
     return f"{100 * (after / before - 1):+.1f}{_GAP}%".replace("-", _MINUS)
 
@@ -73,6 +73,8 @@ def size(num_bytes: float) -> str:
 
 def count(value: float) -> str:
     """Return a large count with three digits and k, M, B or T."""
+    if math.isnan(value):
+        return MISSING
     return _scaled(value, _COUNT_UNITS, "")
 
 
@@ -119,8 +121,9 @@ def verdict(outcome: GateOutcome) -> str:
 
 
 def reason(outcome: GateOutcome) -> str:
-    """Return why a gate was not passed, with its value and its limit."""
-    return f"{outcome.name}: observed {observed(outcome)}, limit {limit(outcome)}"
+    """Return why a gate was not passed: its value and where that was found, its limit and what that is made of."""
+    place, basis = (f" ({text})" if text else "" for text in (outcome.place, outcome.basis))
+    return f"{outcome.name}: observed {observed(outcome)}{place}, limit {limit(outcome)}{basis}"
 
 
 def accuracy_sentence(comparison: TaskComparison) -> str:

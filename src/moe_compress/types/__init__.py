@@ -13,7 +13,7 @@ from moe_compress.types.background import Likeness, MergeTrees, PlanBackground
 from moe_compress.types.checkpoint import CheckpointReference, Encoding, TensorInfo, TensorMap, TensorRole
 from moe_compress.types.compatibility import EngineVerdict, Reason, Served, Verdict
 from moe_compress.types.evaluation import Demonstrations, EvaluationResult, ItemResult, TaskComparison, WrittenText
-from moe_compress.types.gates import GateOutcome, GateReport
+from moe_compress.types.gates import GateOutcome, GateReport, Measurements
 from moe_compress.types.identity import FloatArray, Provenance, as_json, digest_of
 from moe_compress.types.layout import MoELayout, layout_from_json
 from moe_compress.types.parts import CURVE, StatisticsParts, add_in_order, assign_parts, part_ends
@@ -26,6 +26,7 @@ from moe_compress.types.plan import (
     iterate_layers,
     pruning_groups,
 )
+from moe_compress.types.probes import UNTIMED, LayerProbe, ProbeResult, Throughput, throughput_from_json
 from moe_compress.types.sample import ExpertProducts, LayerSample, Reduction, RouterTrial
 from moe_compress.types.size import ModelSize, SizeUnit
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
@@ -36,6 +37,7 @@ from moe_compress.types.tuning import TuningCourse, TuningRecord, TuningStep
 __all__ = [
     "CURVE",
     "MIXED",
+    "UNTIMED",
     "Agreement",
     "Budget",
     "CheckpointReference",
@@ -51,14 +53,17 @@ __all__ = [
     "GateOutcome",
     "GateReport",
     "ItemResult",
+    "LayerProbe",
     "LayerSample",
     "LeftOut",
     "Likeness",
     "Measurement",
+    "Measurements",
     "MergeTrees",
     "MoELayout",
     "ModelSize",
     "PlanBackground",
+    "ProbeResult",
     "Provenance",
     "Reason",
     "Reduction",
@@ -76,6 +81,7 @@ __all__ = [
     "TensorInfo",
     "TensorMap",
     "TensorRole",
+    "Throughput",
     "Trial",
     "TrialKey",
     "TuningCourse",
@@ -92,4 +98,5 @@ __all__ = [
     "layout_from_json",
     "part_ends",
     "pruning_groups",
+    "throughput_from_json",
 ]

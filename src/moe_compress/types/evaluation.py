@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moe_compress.errors import DataError, EvaluationError
+from moe_compress.errors import DataError, EvaluationError, NotFiniteError
 from moe_compress.types.identity import Provenance
 
 
@@ -112,6 +112,7 @@ class EvaluationResult:
         written: what the model wrote freely, on the same prompts as the other model.
         tokens_per_second: prefill speed, timed beside the other model in the same run; NaN until then.
         provenance: where the result came from.
+        fault: why nothing could be measured, with the place; empty where everything was.
     """
 
     model: str
@@ -122,11 +123,12 @@ class EvaluationResult:
     written: tuple[WrittenText, ...] = ()
     tokens_per_second: float = float("nan")
     provenance: Provenance = field(default_factory=dict)
+    fault: str = ""
 
     def __post_init__(self) -> None:
         broken = [f"{i.task}/{i.item}" for i in self.items if not np.isfinite(i.log_likelihoods).all()]
         if broken:
-            raise EvaluationError(
+            raise NotFiniteError(
                 f"{self.model} gave a likelihood that is not a number on {len(broken)} items, first {broken[0]}; "
                 "check its weights for NaN before trusting any score"
             )
@@ -179,6 +181,7 @@ class TaskComparison:
         gained: items only the candidate answered rightly.
         lost: items only the baseline answered rightly.
         p_value: of McNemar's exact test that gains and losses are equally likely.
+        noise: by how much two draws of as many items, asked of the baseline alone, differ in 95 of 100 cases.
     """
 
     task: str
@@ -195,3 +198,9 @@ class TaskComparison:
     gained: int
     lost: int
     p_value: float
+    noise: float = float("nan")
+
+    @property
+    def effect(self) -> float:
+        """The difference in units of the noise: between -1 and 1, other questions could have made it."""
+        return self.difference / self.noise if self.noise > 0 else float("nan")

@@ -1,0 +1,78 @@
+"""What was found of a candidate beside its base: predictions, routing, memory and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class LayerProbe:
+    """One layer's routing of the domain's held-out tokens; shares in 0..1.
+
+    Attributes:
+        layer: decoder layer index.
+        drift: share of tokens whose top choice in the base is dropped.
+        weight_lost: share of the base's gate weight that lay on dropped experts.
+        variation: how unevenly the candidate uses its experts: standard deviation of their shares over the mean.
+        peak: the candidate's largest share over the mean.
+        base_variation: the same as `variation`, of the base and all its experts.
+    """
+
+    layer: int
+    drift: float
+    weight_lost: float
+    variation: float
+    peak: float
+    base_variation: float
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How a candidate differs from its base where no question is asked.
+
+    Attributes:
+        kl: domain -> mean KL(base || candidate) per held-out token, in nats.
+        agreement: domain -> share of held-out tokens for which both find the same token likeliest.
+        layers: routing, layer by layer; empty where it cannot be observed.
+        changed_rows: where a router's row is not that of the expert it routes to; None where that cannot be told.
+        left_out: why routing is not told; empty where it is.
+        fault: why nothing could be measured; empty where it could.
+    """
+
+    kl: Mapping[str, float] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[LayerProbe, ...] = ()
+    changed_rows: tuple[str, ...] | None = None
+    left_out: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How one model loads and runs, alone in a process of its own.
+
+    Attributes:
+        load_seconds: from the folder to a model that is ready.
+        peak_bytes: the most memory that loading and running took.
+        memory: of which kind: allocated on the GPU, or resident in the process beyond what it had before loading.
+        prefill: sequences read at once -> tokens per second.
+        decode: sequences written at once -> tokens per second.
+    """
+
+    load_seconds: float
+    peak_bytes: float
+    memory: Literal["gpu", "process"]
+    prefill: Mapping[int, float]
+    decode: Mapping[int, float]
+
+
+UNTIMED = Throughput(float("nan"), float("nan"), "process", {}, {})
+"""What stands for a model that was not timed."""
+
+
+def throughput_from_json(content: Mapping[str, Any]) -> Throughput:
+    """Return a throughput from JSON, whose keys are texts where the sizes of batches are numbers."""
+    by_size = {kind: {int(size): speed for size, speed in content[kind].items()} for kind in ("prefill", "decode")}
+    return Throughput(**{**content, **by_size})
