@@ -49,10 +49,6 @@ def stage_keys(
     own = parameters["domains"][domain]
     tasks = evaluated_tasks(parameters["evaluate"]["tasks"], tuple(demonstrations))
     benchmarks = benchmarks_of(parameters, domain)
-    measured = [
-        _benchmark_digests(domains_folder, tasks),
-        {name: one.model_dump() for name, one in benchmarks.items()},
-    ]
     swept = find_sweep_requests(parameters["sweep"]["methods"], parameters["collect"].get("statistics", ()))
     collect, sweep_collect = (
         _collect_keys(parameters, domain, base_digest, demonstrations, requests) for requests in (None, swept)
@@ -77,16 +73,21 @@ def stage_keys(
     rewrite = digest_of([select, parameters["rewrite"], source("checkpoint", "families", "pipelines/rewrite.py")])
     tune = rewrite
     if settings := what_tunes(parameters):
-        texts = [{name: file_digest(path) for name, path in demonstrations.items()}, parameters["data"], *measured]
-        tune = digest_of([rewrite, settings, *texts, source("tuning", "pipelines/tune.py")])
+        texts = [parameters["data"], {name: file_digest(path) for name, path in demonstrations.items()}]
+        left_out = [
+            _benchmark_digests(domains_folder, tasks),
+            {name: one.model_dump() for name, one in benchmarks.items()},
+        ]
+        tune = digest_of([rewrite, settings, texts, left_out, source("tuning", "pipelines/tune.py")])
     facts = file_digest(Path(moe_compress.__file__).parent / "compatibility" / "engines.yaml")
     compatibility = digest_of([select, facts, source("compatibility")])
     evaluate = {name: value for name, value in parameters["evaluate"].items() if name != "batch_sizes"}
     baseline = digest_of(
         [
             base_digest,
-            *measured,
+            _benchmark_digests(domains_folder, tasks),
             evaluate,
+            {name: benchmark.model_dump() for name, benchmark in benchmarks.items()},
             source("evaluation", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
             versions(*_evaluating(parameters["evaluate"], benchmarks.values())),
         ]
