@@ -1,15 +1,22 @@
 """The harness gives each choice the likelihood that the definition, read literally, gives it."""
 
 import copy
+import json
 import socket
+from pathlib import Path
 
 import pytest
 import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 from moe_compress.errors import DataError, EvaluationError, ParameterError
+from moe_compress.evaluation.evaluate import evaluate_checkpoint
 from moe_compress.evaluation.harness import score_tasks
 from moe_compress.evaluation.loading import load_stock
 from moe_compress.evaluation.tasks import load_task
+
+RAW = Path(__file__).parents[2] / "data" / "01_raw"
 
 
 def slow_log_likelihood(model, tokenizer, context, continuation):
@@ -30,6 +37,41 @@ def test_log_likelihoods_are_those_of_the_definition(model, tokenizer, benchmark
         assert result.log_likelihoods == pytest.approx(expected, abs=1e-4)
         assert result.chosen == expected.index(max(expected))
         assert result.answer == item.answer
+
+
+def test_the_harness_asked_directly_says_the_same_of_the_embedded_model(tmp_path):
+    task = load_task("medical", RAW / "domains/medical/benchmark.jsonl", limit=100, seed=42)
+    ours = evaluate_checkpoint(RAW / "reference_model", [task], {}, device="cpu")
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in task.rows()))
+    (tmp_path / "task.yaml").write_text(
+        f"""
+        task: medical_mcq
+        dataset_path: json
+        dataset_kwargs: {{data_files: {{test: {file}}}, cache_dir: {tmp_path}}}
+        test_split: test
+        output_type: multiple_choice
+        doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+        doc_to_choice: "{{{{choices}}}}"
+        doc_to_target: answer
+        metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+        """
+    )
+    theirs = simple_evaluate(
+        "hf",
+        {"pretrained": str(RAW / "reference_model"), "dtype": "float32"},
+        ["medical_mcq"],
+        task_manager=TaskManager(include_defaults=False, include_path=str(tmp_path)),
+        batch_size=16,
+        device="cpu",
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    right = sum(item.is_correct for item in ours.items)
+    assert theirs["results"]["medical_mcq"]["acc,none"] == right / 100
+    for item, sample in zip(ours.items, theirs["samples"]["medical_mcq"], strict=True):
+        assert (item.item, item.is_correct) == (sample["doc"]["id"], sample["acc"] == 1)
+        assert item.log_likelihoods == pytest.approx([said[0] for said in sample["filtered_resps"]], abs=1e-4)
 
 
 def test_each_task_keeps_its_own_items(model, tokenizer, benchmark_file):

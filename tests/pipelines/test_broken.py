@@ -121,9 +121,9 @@ def test_a_broken_candidate_fails_its_gate_and_is_not_registered(project, change
 
 def test_nan_is_refused_and_stays_refused_when_the_run_is_resumed(project):
     tamper(project, hide_nan)
-    place = "candidate holds NaN or infinity in model.layers.1.mlp.experts"
+    parts = ("finite_everywhere is 1 (", "holds NaN or infinity in model.layers.1.mlp.experts", "must be at most 0")
     for _ in range(2):
-        assert_stopped(project.prune(*FEW), f"finite_everywhere is 1 ({place}", "must be at most 0")
+        assert_stopped(project.prune(*FEW), *parts)
     # What could not be measured fails its gate too.
     assert_shown(project, "finite_everywhere", 6)
 

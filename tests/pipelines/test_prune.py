@@ -53,13 +53,15 @@ def test_the_same_inputs_are_skipped_and_give_the_same_version(project):
     assert resolve("moe-medical", "candidate").version == "1"
 
 
-def test_fresh_runs_everything_again(project):
+def test_fresh_runs_everything_again_and_gives_the_same_bits(project):
     assert project.prune().exit_code == 0
-    written = outputs(project)
+    written, contents = outputs(project), {path: path.read_bytes() for path in outputs(project)}
     result = project.run("--pipelines=prune_medical", "--fresh")
     assert result.exit_code == 0, result.output
     again = outputs(project)
     assert set(again) == set(written) and all(again[path] > written[path] for path in written)
+    # Statistics, plan, weights, every item's likelihoods, texts, probes.
+    assert [str(path) for path, content in contents.items() if path.read_bytes() != content] == []
 
 
 def test_a_csv_with_numbers(project):
