@@ -54,7 +54,8 @@ def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
     measured = evaluate.create_pipeline(checked="layout")
     after = sum((stage.create_pipeline() for stage in (rewrite, probe, gate, report)), measured)
     statistics = {f"statistics_of_{domain}": f"{domain}.statistics" for domain in domains}
-    return collected + in_namespace(mixture.create_pipeline(domains) + after, name, statistics)
+    gated = gate.create_sums_pipeline(tuple(statistics))
+    return collected + in_namespace(mixture.create_pipeline(domains) + gated + after, name, statistics)
 
 
 def create_given_pipeline(domain: str) -> Pipeline:
@@ -65,7 +66,8 @@ def create_given_pipeline(domain: str) -> Pipeline:
 
 def create_sweep_pipeline(domain: str) -> Pipeline:
     """Return what tries methods x budgets for one domain and chooses a plan."""
-    return in_namespace(data.create_pipeline() + sweep.create_pipeline(), domain)
+    gated = gate.create_sums_pipeline(("sweep_statistics",))
+    return in_namespace(data.create_pipeline() + gated + sweep.create_pipeline(), domain)
 
 
 def create_collect_pipeline(domain: str) -> Pipeline:
