@@ -1,12 +1,19 @@
 """Paired statistics against numbers worked by hand and against resampling the items one by one."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from moe_compress.errors import EvaluationError
-from moe_compress.evaluation.compare import compare_items, compare_results, mcnemar_p, wilson_interval
+from moe_compress.evaluation.compare import (
+    compare_items,
+    compare_results,
+    mcnemar_p,
+    pool_items,
+    wilson_interval,
+)
 from moe_compress.types import EvaluationResult, ItemResult
 
 
@@ -144,6 +151,20 @@ def test_noise_is_what_the_baseline_differs_from_itself():
     assert np.mean(abs(one - other) <= found.noise) == pytest.approx(0.95, abs=0.03)
     assert found.effect == pytest.approx(-0.25 / 0.28403, abs=1e-3)
     assert math.isnan(compare_items(items([True] * 3), items([True] * 3)).effect)
+
+
+def test_a_domains_benchmarks_are_pooled_in_pairs():
+    asked = [replace(item, question="what?") for item in items([False, True, True], task="exam")]
+    before = result(BASELINE, items([True] * 5, task="other"), asked)
+    after = result(CANDIDATE, items([False] * 5, task="other"), [replace(item, chosen=0) for item in asked])
+    pooled = [pool_items(each, ["quiz"]) for each in (before, after)]
+    assert [len(each) for each in pooled] == [23, 23] and len({item.item for item in pooled[0]}) == 23
+    found = compare_items(*pooled)
+    # Of quiz 14 and 9, of exam 2 and 3; the third exam question was a gain.
+    assert (found.baseline_accuracy, found.candidate_accuracy) == (16 / 23, 12 / 23)
+    assert (found.lost, found.gained) == (6, 2)
+    # One task alone is itself.
+    assert pool_items(result(BASELINE), ["quiz"]) == ()
 
 
 def test_written_answers_are_compared_in_pairs_with_no_chance_of_guessing():

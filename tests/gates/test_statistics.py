@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moe_compress.gates.statistics import measure_statistics
+from moe_compress.gates.statistics import measure_several, measure_statistics
 from moe_compress.types import Agreement, ExpertStatistics, MoELayout
 
 LAYOUT = MoELayout(layers=(2, 5), num_experts=(4, 4), top_k=2)
@@ -42,3 +42,13 @@ def test_halves_and_their_worst_layer(statistics):
     assert found.values["split_half_jaccard"] == 0.375
     assert found.values["split_half_jaccard_worst"] == 0.25
     assert found.places["split_half_jaccard_worst"] == "layer 5"
+
+
+def test_of_several_domains_the_worst_is_told(statistics):
+    even = np.full((2, 4), 10.0)
+    math = ExpertStatistics("math", LAYOUT, {"count": even, "weight": even}, num_tokens=20)
+    found = measure_several([math, statistics])
+    assert (found.values["never_seen_worst"], found.places["never_seen_worst"]) == (0.5, "domain medical, layer 5")
+    assert (found.values["tokens"], found.places["tokens"]) == (10.0, "domain medical")
+    math.sums["count"][0, 1] += 3
+    assert measure_several([math, statistics]).places["count_error"] == "domain math, layer 2"

@@ -7,10 +7,13 @@ import pytest
 from moe_compress.checkpoint.digest import settings_digest, weights_digest
 from moe_compress.checkpoint.index import read_index
 from moe_compress.evaluation.evaluate import evaluate_checkpoint
+from moe_compress.evaluation.sweep import Round
 from moe_compress.evaluation.tasks import load_task
 from moe_compress.evaluation.throughput import measure_size
 from moe_compress.families.derive import derive_tensor_map
+from moe_compress.gates.decide import parse_gates
 from moe_compress.pipelines.parameters import EvaluateParameters, RewriteParameters
+from moe_compress.pipelines.sweep import judge
 from moe_compress.pipelines.trials import Bench
 from moe_compress.types import CheckpointReference, CompressionPlan, pruning_groups
 
@@ -73,3 +76,25 @@ def test_what_gates_may_ask_of_a_plan(bench, inputs):
     assert everything["kl.domain"] == pytest.approx(0, abs=1e-5) and everything["size_ratio"] == pytest.approx(
         1, rel=1e-3
     )
+
+
+def test_a_plan_is_put_to_the_same_gates_as_a_written_model(bench, inputs):
+    plan, key = make_plan(inputs, KEPT[1]), ("any", 0.5)
+    ratio = bench.measure(plan)["perplexity_ratio.medical"]
+    answers = Round({key: bench.answer(plan)["medical"]}, {})
+    relative = {"metric": "perplexity.domain", "at_most": {"of": "baseline", "times": ratio * (1 - 1e-6)}}
+    specs = parse_gates(
+        [
+            {"name": "strict", **relative},
+            {
+                "name": "loose",
+                "metric": "perplexity.domain",
+                "at_most": {"of": "baseline", "times": ratio * (1 + 1e-6)},
+            },
+            {"name": "ends", "metric": "difference.domain", "bound": "high", "at_most": -1},
+            {"name": "rival", "metric": "accuracy.domain", "at_least": {"of": "champion", "plus": 1}},
+        ]
+    )
+    entry = judge(key, plan, bench, answers, specs, "medical")
+    assert [failure.split()[0] for failure in entry.failures] == ["strict", "ends"]
+    assert "the baseline's" in entry.failures[0]

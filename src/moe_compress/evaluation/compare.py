@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import comb, sqrt
 from statistics import NormalDist
 
@@ -48,6 +50,17 @@ def compare_results(
         )
         for task in baseline.tasks
     }
+
+
+def pool_items(result: EvaluationResult, targets: Sequence[str]) -> tuple[ItemResult, ...]:
+    """Return the items of the targets' own tasks and of all public benchmarks as those of one task, `pooled`.
+
+    Each item counts alike, so that large benchmarks weigh more. Empty where there is only one of them.
+    """
+    asked = [item for item in result.items if item.task in targets or item.question]
+    if len({item.task for item in asked}) < 2:
+        return ()
+    return tuple(replace(item, task="pooled", item=f"{item.task} {item.item}") for item in asked)
 
 
 def compare_items(

@@ -33,7 +33,7 @@ def take_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], tokens
     """Return texts in a seeded order until they have so many tokens; a file's order may be by kind."""
     ranked = sorted(texts, key=lambda text: sha256(f"{seed}/{text}".encode()).digest())
     taken, count = [], 0
-    for text, ids in zip(ranked, tokenizer(ranked)["input_ids"], strict=True):
+    for text, ids in zip(ranked, tokenizer(ranked, verbose=False)["input_ids"], strict=True):
         if count >= tokens:
             break
         taken.append(text)

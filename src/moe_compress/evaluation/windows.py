@@ -53,7 +53,7 @@ def batch_texts(
         context: tokens read at once.
         tokens_per_batch: about how many tokens, padding included, go through the model at once.
     """
-    ids = tokenizer(list(texts))["input_ids"] if texts else []
+    ids = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
     windows = [
         (number, text[start : start + context + 1])
         for number, text in enumerate(ids)

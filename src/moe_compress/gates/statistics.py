@@ -8,6 +8,8 @@ import numpy as np
 
 from moe_compress.types import Agreement, ExpertStatistics, FloatArray, Measurements
 
+_MORE_IS_BETTER = ("tokens", "tokens_per_expert")
+
 
 def measure_statistics(statistics: ExpertStatistics, agreement: Sequence[Agreement]) -> Measurements:
     """Return the invariants of collecting, its coverage, and how far it depends on which demonstrations were seen.
@@ -42,6 +44,18 @@ def measure_statistics(statistics: ExpertStatistics, agreement: Sequence[Agreeme
     for found in agreement:
         values |= {**found.as_metrics(), "split_half_jaccard_worst": min(found.jaccard)}
         places["split_half_jaccard_worst"] = f"layer {found.layers[found.worst]}"
+    return Measurements(values, places=places)
+
+
+def measure_several(statistics: Sequence[ExpertStatistics]) -> Measurements:
+    """Return the worst of what `measure_statistics` tells of each domain, and whose it is."""
+    found = {each.domain: measure_statistics(each, ()) for each in statistics}
+    values, places = {}, {}
+    for metric in next(iter(found.values())).values:
+        measured = {domain: each.values[metric] for domain, each in found.items()}
+        worst = (min if metric in _MORE_IS_BETTER else max)(measured, key=measured.__getitem__)
+        values[metric] = measured[worst]
+        places[metric] = ", ".join(filter(None, (f"domain {worst}", found[worst].places.get(metric))))
     return Measurements(values, places=places)
 
 

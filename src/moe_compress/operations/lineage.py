@@ -110,7 +110,8 @@ def _gates(tags: Mapping[str, str]) -> dict[str, str]:
     """Return gate -> its outcome in a few words."""
     said = {}
     for name, gate in json.loads(tags.get("gates", "{}")).items():
-        limit = next((f"{word.replace('_', ' ')} {gate[word]:g}" for word in _LIMITS if word in gate), "")
+        word = next(word for word in _LIMITS if word in gate)
+        limit = f"{word.replace('_', ' ')} {gate[word]:g}" if gate[word] is not None else gate["basis"]
         observed = "not measured" if gate["observed"] is None else f"{gate['observed']:.4g}"
         verdict = "passed" if gate["passed"] else f"not passed ({gate['severity']})"
         said[name] = f"{observed}, {limit}: {verdict}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.gates.decide import GateSpec, decide, parse_gates, require
 from moe_compress.pipelines.measure import Speeds, measure
 from moe_compress.pipelines.parameters import DomainParameters
 from moe_compress.types import (
@@ -36,15 +37,39 @@ def gate_statistics(
         ParameterError: if a gate is not written as a gate.
         GateFailedError: if a critical gate failed; no model is rewritten then.
     """
-    from moe_compress.gates.decide import decide, parse_gates, require
-    from moe_compress.gates.expectations import record_gates
     from moe_compress.gates.statistics import measure_statistics
 
     specs = parse_gates(own.gate_entries(shared, "statistics_gates"))
+    return _gate(specs, measure_statistics(statistics, agreement), reporting_folder, own.name)
+
+
+def gate_sums(
+    reporting_folder: Path,
+    shared: Mapping[str, Mapping[str, Any]],
+    own: DomainParameters,
+    *statistics: ExpertStatistics,
+) -> GateReport:
+    """Return the same where no single plan is made from one domain's statistics: for mixtures and sweeps.
+
+    Gates on what two halves of the demonstrations agree on are left out; the worst domain is gated.
+
+    Raises:
+        ParameterError: if a gate is not written as a gate.
+        GateFailedError: if a critical gate failed; no model is rewritten then.
+    """
+    from moe_compress.gates.statistics import measure_several
+
+    specs = parse_gates(own.gate_entries(shared, "statistics_gates"))
+    asked = tuple(spec for spec in specs if not spec.metric.startswith("split_half"))
+    return _gate(asked, measure_several(statistics), reporting_folder, own.name)
+
+
+def _gate(specs: Sequence[GateSpec], found: Measurements, reporting_folder: Path, domain: str) -> GateReport:
     if not specs:
-        return GateReport(own.name, ())
-    found = measure_statistics(statistics, agreement)
-    report = decide(specs, found.values, own.name, places=found.places)
+        return GateReport(domain, ())
+    from moe_compress.gates.expectations import record_gates
+
+    report = decide(specs, found.values, domain, places=found.places)
     record = record_gates(report, reporting_folder / "gx", "statistics")
     require(report, os.path.relpath(record.data_docs), "statistics", "no model is rewritten")
     return report
@@ -75,9 +100,14 @@ def measure_candidate(
     speeds: Speeds,
     agreement: Sequence[Agreement],
     own: DomainParameters,
+    seed: int,
 ) -> Measurements:
     """Return everything a gate may ask for; see `pipelines.measure`."""
-    return measure(baseline, candidate, comparisons, probes, speeds, agreement, own.targets)
+    from moe_compress.evaluation.compare import compare_items, pool_items
+
+    before, after = (pool_items(result, own.targets) for result in (baseline, candidate))
+    pooled = {"pooled": compare_items(before, after, seed=seed)} if after else {}
+    return measure(baseline, candidate, {**comparisons, **pooled}, probes, speeds, agreement, own.targets)
 
 
 def decide_gates(
@@ -93,7 +123,6 @@ def decide_gates(
         ParameterError: if a gate is not written as a gate.
         RegistryError: if a gate asks for the champion's values and MLflow refuses.
     """
-    from moe_compress.gates.decide import decide, parse_gates
     from moe_compress.gates.expectations import record_gates
     from moe_compress.registry.champion import read_champion
 
@@ -114,17 +143,15 @@ def decide_gates(
 
 
 def create_statistics_pipeline() -> Pipeline:
-    """Return the gates on statistics: (statistics, agreement) -> their report."""
-    return Pipeline(
-        [
-            Node(
-                gate_statistics,
-                ["statistics", "agreement", "reporting_folder", "params:statistics_gates", "params:domain"],
-                "statistics_report",
-                name="gate_statistics",
-            )
-        ]
-    )
+    """Return the gates on one domain's statistics: (statistics, agreement) -> their report."""
+    inputs = ["statistics", "agreement", "reporting_folder", "params:statistics_gates", "params:domain"]
+    return Pipeline([Node(gate_statistics, inputs, "statistics_report", name="gate_statistics")])
+
+
+def create_sums_pipeline(statistics: Sequence[str]) -> Pipeline:
+    """Return the gates on statistics that no single plan is made from: their names -> their report."""
+    inputs = ["reporting_folder", "params:statistics_gates", "params:domain", *statistics]
+    return Pipeline([Node(gate_sums, inputs, "statistics_report", name="gate_statistics")])
 
 
 def create_pipeline() -> Pipeline:
@@ -146,7 +173,15 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 measure_candidate,
-                [*evaluations, "comparisons", "probes", "speeds", "agreement", "params:domain"],
+                [
+                    *evaluations,
+                    "comparisons",
+                    "probes",
+                    "speeds",
+                    "agreement",
+                    "params:domain",
+                    "params:evaluate.seed",
+                ],
                 "measured",
                 name="measure_candidate",
             ),

@@ -109,9 +109,14 @@ def take_plan(
     return replace(given_plan, provenance=lineage)
 
 
-def tell_no_background(own: DomainParameters) -> tuple[tuple[Agreement, ...], PlanBackground, GateReport]:
-    """Return that nothing is known of how far a plan depends on its demonstrations, nor of its statistics."""
-    return (), PlanBackground(), GateReport(own.name, ())
+def tell_no_background() -> tuple[tuple[Agreement, ...], PlanBackground]:
+    """Return that nothing is known of how far a given plan depends on its demonstrations, nor of what it saw."""
+    return (), PlanBackground()
+
+
+def tell_no_statistics(own: DomainParameters) -> GateReport:
+    """Return that there are no statistics to put to gates."""
+    return GateReport(own.name, ())
 
 
 def create_pipeline() -> Pipeline:
@@ -137,11 +142,7 @@ def create_pipeline() -> Pipeline:
                 "chosen_plan",
                 name="take_plan",
             ),
-            Node(
-                tell_no_background,
-                "params:domain",
-                ["agreement", "background", "statistics_report"],
-                name="tell_no_background",
-            ),
+            Node(tell_no_background, None, ["agreement", "background"], name="tell_no_background"),
+            Node(tell_no_statistics, "params:domain", "statistics_report", name="tell_no_statistics"),
         ]
     )

@@ -103,11 +103,6 @@ def create_pipeline(domains: Sequence[str]) -> Pipeline:
                 "plan",
                 name="plan_experts",
             ),
-            Node(
-                tell_no_background,
-                "params:domain",
-                ["agreement", "background", "statistics_report"],
-                name="tell_no_background",
-            ),
+            Node(tell_no_background, None, ["agreement", "background"], name="tell_no_background"),
         ]
     )

@@ -56,12 +56,13 @@ def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
     measured = evaluate.create_pipeline(checked="layout")
     tuned = tune.create_pipeline([f"demonstrations_of_{domain}" for domain in domains])
     after = sum((stage.create_pipeline() for stage in (rewrite, probe, gate, report)), tuned + measured)
+    gated = gate.create_sums_pipeline([f"statistics_of_{domain}" for domain in domains])
     others = {
         f"{value}_of_{domain}": f"{domain}.{value}"
         for domain in domains
         for value in ("statistics", "demonstrations")
     }
-    return collected + in_namespace(mixture.create_pipeline(domains) + after, name, others)
+    return collected + in_namespace(mixture.create_pipeline(domains) + gated + after, name, others)
 
 
 def create_given_pipeline(domain: str) -> Pipeline:
@@ -72,7 +73,8 @@ def create_given_pipeline(domain: str) -> Pipeline:
 
 def create_sweep_pipeline(domain: str) -> Pipeline:
     """Return what tries methods x budgets for one domain and chooses a plan."""
-    return in_namespace(data.create_pipeline() + sweep.create_pipeline(), domain)
+    gated = gate.create_sums_pipeline(("sweep_statistics",))
+    return in_namespace(data.create_pipeline() + gated + sweep.create_pipeline(), domain)
 
 
 def create_collect_pipeline(domain: str) -> Pipeline:

@@ -97,7 +97,7 @@ def stage_keys(
     sweep = digest_of(
         [
             *[sweep_collect, baseline],
-            *[parameters[block] for block in ("sweep", "select", "rewrite", "gates")],
+            *[parameters[block] for block in ("sweep", "select", "rewrite", "statistics_gates", "gates")],
             own,
             source("methods", "checkpoint", "gates", "pipelines/sweep.py", "pipelines/trials.py"),
         ]

@@ -30,6 +30,7 @@ from moe_compress.types import (
     CompressionPlan,
     Demonstrations,
     ExpertStatistics,
+    GateReport,
     MoELayout,
     Provenance,
     SweepEntry,
@@ -67,8 +68,11 @@ def plan_sweep(
     shared: SelectParameters,
     own: DomainParameters,
     lineage: Provenance,
+    statistics_report: GateReport,
 ) -> tuple[dict[Key, CompressionPlan], dict[str, str]]:
     """Return (method, fraction dropped) -> plan, and what cannot be tried -> why.
+
+    `statistics_report` stands for statistics that passed their gates.
 
     Raises:
         ParameterError: if nothing is left to try.
@@ -252,7 +256,14 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 plan_sweep,
-                ["sweep_statistics", "params:sweep", "params:select", "params:domain", "lineage"],
+                [
+                    "sweep_statistics",
+                    "params:sweep",
+                    "params:select",
+                    "params:domain",
+                    "lineage",
+                    "statistics_report",
+                ],
                 "sweep_plans",
                 name="plan_sweep",
             ),

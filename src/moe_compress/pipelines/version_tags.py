@@ -66,6 +66,7 @@ def describe_gates(report: GateReport) -> dict[str, dict[str, object]]:
         outcome.name: {
             "observed": outcome.observed,
             outcome.direction: outcome.limit,
+            "basis": outcome.basis,
             "severity": outcome.severity,
             "passed": outcome.passed,
         }
