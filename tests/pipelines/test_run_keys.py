@@ -69,7 +69,7 @@ def changed(before, after):
         ("select", {"select", "rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
         ("rewrite", {"rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
         ("evaluate", {"baseline", "pruned", "candidate", "run", "sweep"}),
-        ("statistics_gates", {"run"}),
+        ("statistics_gates", {"run", "sweep"}),
         ("gates", {"run", "sweep"}),
         ("release", {"run"}),
         ("sweep", {"sweep"}),
