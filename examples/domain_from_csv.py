@@ -2,8 +2,8 @@
 
     python examples/domain_from_csv.py bookkeeping rows.csv
 
-`rows.csv` has the columns `question` and `answer`; an answer's first line is the answer itself, what follows is its
-working. Every third row is kept back and becomes a question with four choices, the wrong ones taken from other rows.
+`rows.csv` has the columns `question` and `answer`; an answer's first line is the answer itself, the rest its working.
+Every third row is kept back and becomes a question with four choices, the wrong ones taken from other rows.
 So few questions show a gross loss and no more: write a benchmark of your own where the verdict matters.
 """
 
@@ -37,7 +37,9 @@ def read_rows(path: Path) -> list[Row]:
         found = reader.fieldnames or []
     missing = [column for column in COLUMNS if column not in found]
     if missing:
-        raise ValueError(f"{path} has the columns {list(found)}, but no '{missing[0]}'; rename one in its first line")
+        raise ValueError(
+            f"{path} has the columns {list(found)}, but no '{missing[0]}'; rename one in its first line"
+        )
     if len({first_line(row) for row in rows}) < NUM_CHOICES:
         raise ValueError(f"{path} has fewer than {NUM_CHOICES} different answers to make choices of; add rows")
     return rows

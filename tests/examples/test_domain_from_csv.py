@@ -1,4 +1,4 @@
-"""A domain's files from one table: nothing is both learned and asked, and a table that cannot be used is refused."""
+"""A domain's files from one table: nothing is both learned and asked; a table that cannot be used is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def test_every_third_row_is_asked_and_not_learned(tmp_path):
     rows = [[f"Which is {n}?", f"é{n}\nbecause it is {n}"] for n in range(30)]
     done = run(tmp_path, ["\ufeffquestion", "answer"], rows)  # spreadsheets begin with a byte order mark
     assert done.returncode == 0, done.stderr
-    learned, asked = (read(tmp_path / "domains/legal" / name) for name in ("demonstrations.jsonl", "benchmark.jsonl"))
+    learned, asked = (
+        read(tmp_path / "domains/legal" / name) for name in ("demonstrations.jsonl", "benchmark.jsonl")
+    )
     assert [row["question"] for row in learned] == [f"Which is {n}?" for n in range(30) if n % 3 != 2]
     assert [row["question"] for row in asked] == [f"Which is {n}?" for n in range(2, 30, 3)]
     for row, n in zip(asked, range(2, 30, 3), strict=True):

@@ -128,7 +128,9 @@ def test_a_dense_model(project):
 
 def test_a_domain_without_a_benchmark(project):
     (project.folder / "data/01_raw/domains/medical/benchmark.jsonl").unlink()
-    assert_refused(project, project.prune(), "no questions to measure 'medical' with", "benchmark.jsonl", '"choices"')
+    assert_refused(
+        project, project.prune(), "no questions to measure 'medical' with", "benchmark.jsonl", '"choices"'
+    )
 
 
 def test_too_few_demonstrations_of_a_table(project):
