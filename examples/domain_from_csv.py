@@ -3,8 +3,8 @@
     python examples/domain_from_csv.py bookkeeping rows.csv
 
 `rows.csv` has the columns `question` and `answer`; the first line of an answer is the answer itself, the rest its
-working. Every third row is kept back and becomes a question with four choices, the wrong ones from other rows. So few
-questions show a gross loss and no more: write a benchmark of your own where the verdict matters.
+working. Every third row is kept back and becomes a question with four choices, the wrong ones from other rows. So
+few questions show a gross loss and no more: write a benchmark of your own where the verdict matters.
 """
 
 from __future__ import annotations
