@@ -69,7 +69,13 @@ def test_parameters(project, params, parts):
 
 
 def test_an_unknown_domain(project):
-    assert_refused(project, project.prune(domain="dental"), "no pipeline 'prune_dental'", "prune_medical")
+    assert_refused(
+        project,
+        project.prune(domain="dental"),
+        "no pipeline 'prune_dental'",
+        "'dental: {name: dental, ",
+        "prune_medical",
+    )
 
 
 def test_missing_demonstrations(project):
