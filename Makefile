@@ -1,4 +1,4 @@
-# The only commands anyone types: `make setup` once, then `make run`, `make test`, `make check`, `make results`.
+# The only commands anyone types: `make setup` once, then `make run`, `make test`, `make check`, `make docs`, `make results`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,8 +8,9 @@ DOMAIN ?= medical
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
+export NO_MKDOCS_2_WARNING := true
 
-.PHONY: setup run test check benchmarks results clean
+.PHONY: setup run test check docs benchmarks results clean
 
 setup: $(BIN)/.installed
 
@@ -27,10 +28,18 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples scripts
+	$(BIN)/ruff check src tests benchmarks examples scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(BIN)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html; with search: $(BIN)/mkdocs serve"
+
+$(BIN)/.installed-docs: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 benchmarks: setup
 	$(BIN)/python -m benchmarks.collect
@@ -42,4 +51,4 @@ results: setup
 	$(BIN)/kedro run --pipelines=results
 
 clean:
-	rm -rf $(VENV) data/0[2-8]_* mlruns mlflow.db
+	rm -rf $(VENV) data/0[2-8]_* mlruns mlflow.db site

@@ -88,9 +88,11 @@ def check_pipelines(names: list[str]) -> None:
             known = sorted(set(pipelines) - {"__default__"})
             close = get_close_matches(name, known, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""
+            domain = name.partition("_")[2] or name
+            block = f"{domain}: {{name: {domain}, registered_model: moe-{domain}}}"
             raise MoeCompressError(
-                f"no pipeline '{name}'{hint}; available: {', '.join(known)}; "
-                "a new domain needs a block under 'domains' in conf/base/parameters_domains.yml"
+                f"no pipeline '{name}'{hint}; for a new domain write '{block}' under domains in "
+                f"conf/base/parameters_domains.yml; available: {', '.join(known)}"
             )
 
 

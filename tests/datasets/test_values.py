@@ -196,7 +196,14 @@ def test_edited_rows_are_read_again(tmp_path):
         assert RowsDataset(filepath=str(path)).load()[0]["question"] == question
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "is empty"), ("{not json\n", "cannot be read as jsonl")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("{not json\n", "cannot be read as jsonl"),
+        ('{"question": "a?", "response": "b"}\n', "has no column 'answer' but 'question', 'response'; rename one"),
+    ],
+)
 def test_rows_that_cannot_be_read(tmp_path, content, message):
     path = tmp_path / "demonstrations.jsonl"
     path.write_text(content)

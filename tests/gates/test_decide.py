@@ -62,6 +62,12 @@ def test_the_domain_fills_the_metric_name():
     assert not decide(gates, measured, "medical").passed
 
 
+def test_a_share_of_what_a_baseline_only_guesses_says_so():
+    report = decide(parse_gates([KEPT, SIZE]), {"share_kept.medical": math.nan, "bytes_share": math.nan}, "medical")
+    kept, size = (outcome.description for outcome in report.outcomes)
+    assert "the baseline answers no better than guessing" in kept and "guessing" not in size
+
+
 def test_a_warning_is_reported_and_does_not_block():
     gates = parse_gates([KEPT, {**SIZE, "severity": "warning", "description": "smaller on disk"}])
     report = decide(gates, {"share_kept.medical": 0.9, "bytes_share": 0.9}, "medical")

@@ -61,7 +61,10 @@ def test_leakage_names_count_first_question_row_and_file():
             rows_with(3, question="which chapter holds code 0"),
             "asks the question of an earlier row again.*row 4",
         ),
-        (GOOD[:2], "has 2 demonstrations, fewer than min_rows=3"),
+        (
+            GOOD[:2],
+            r"has 2 demonstrations, fewer than 3 \(data.min_demonstrations\); add rows to demonstrations.jsonl",
+        ),
         (rows_with(0, question="Which chapter holds code 77"), "is also in its benchmark.*row 1"),
     ],
 )
@@ -72,7 +75,10 @@ def test_a_fault_is_refused_with_its_row(rows, message):
 
 @pytest.mark.parametrize("length", [3, 21])
 def test_a_text_too_short_or_long_is_refused(length):
-    with pytest.raises(DataError, match=rf"is outside 4 to 20 tokens \({length} in the first\).*row 3"):
+    with pytest.raises(
+        DataError,
+        match=rf"is outside data.min_tokens=4 to data.max_tokens=20 tokens \({length} in the first\).*row 3",
+    ):
         check(GOOD, [10, 10, length, 10])
 
 

@@ -70,7 +70,13 @@ def test_parameters(project, params, parts):
 
 
 def test_an_unknown_domain(project):
-    assert_refused(project, project.prune(domain="dental"), "no pipeline 'prune_dental'", "prune_medical")
+    assert_refused(
+        project,
+        project.prune(domain="dental"),
+        "no pipeline 'prune_dental'",
+        "'dental: {name: dental, ",
+        "prune_medical",
+    )
 
 
 def test_missing_demonstrations(project):
@@ -86,7 +92,7 @@ def test_empty_demonstrations(project):
 def test_a_missing_column(project):
     path, rows = rows_of(project)
     write_rows(path, [{"id": row["id"], "prompt": row["question"], "answer": row["answer"]} for row in rows])
-    assert_refused(project, project.prune(), "12 demonstrations of domain 'medical'", "'question'")
+    assert_refused(project, project.prune(), "demonstrations.jsonl has no column 'question'", "'prompt'")
 
 
 def test_a_demonstration_from_the_benchmark(project):
@@ -129,7 +135,17 @@ def test_a_dense_model(project):
 
 def test_a_domain_without_a_benchmark(project):
     (project.folder / "data/01_raw/domains/medical/benchmark.jsonl").unlink()
-    assert_refused(project, project.prune(), "benchmark.jsonl")
+    assert_refused(
+        project, project.prune(), "no questions to measure 'medical' with", "benchmark.jsonl", '"choices"'
+    )
+
+
+def test_too_few_demonstrations_of_a_table(project):
+    path, rows = rows_of(project)
+    path.unlink()
+    table = path.with_suffix(".csv")
+    table.write_text("question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in rows[:5]))
+    assert_refused(project, project.prune(), "5 demonstrations", "data.min_demonstrations", str(table))
 
 
 def test_a_misspelt_gate(project):

@@ -165,7 +165,8 @@ def _allows(direction: Direction, value: float, limit: float | None) -> bool:
 
 def _why_not_measured(metric: str, measured: Mapping[str, float | None]) -> str:
     if metric in measured:
-        return f"'{metric}' was measured as {measured[metric]!r}, which is no finite number"
+        guesses = ": the baseline answers no better than guessing" if metric.startswith("share_kept.") else ""
+        return f"'{metric}' was measured as {measured[metric]!r}, which is no finite number{guesses}"
     close = get_close_matches(metric, measured, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
     kinds = sorted({name.partition(".")[0] for name in measured})

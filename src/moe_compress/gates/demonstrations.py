@@ -45,7 +45,7 @@ class DemonstrationSet:
         rows: the rows in file order, each with `id`, `question` and `answer`.
         token_lengths: tokens of each row's text, in the order of the rows.
         benchmark_questions: the questions the domain is measured with, which no row may repeat.
-        source: name of the rows' file, for messages.
+        source: the rows' file, for messages.
     """
 
     domain: str
@@ -92,7 +92,7 @@ def check_demonstrations(demonstrations: DemonstrationSet, limits: Demonstration
     if num_rows < limits.min_rows:
         raise DataError(
             f"domain '{demonstrations.domain}' has {num_rows} demonstrations, "
-            f"fewer than min_rows={limits.min_rows}; add rows to {demonstrations.source}"
+            f"fewer than {limits.min_rows} (data.min_demonstrations); add rows to {demonstrations.source}"
         )
     for check in (_incomplete, _repeated_ids, _repeated_questions, _leaks, _odd_lengths):
         check(demonstrations, limits)
@@ -126,7 +126,7 @@ def _odd_lengths(demonstrations: DemonstrationSet, limits: DemonstrationLimits) 
     _refuse(
         demonstrations,
         bad,
-        f"is|are outside {low} to {high} tokens{seen}",
+        f"is|are outside data.min_tokens={low} to data.max_tokens={high} tokens{seen}",
         "shorten, lengthen or remove them in",
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
+from moe_compress.datasets.rows import find_rows
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.gates.demonstrations import (
     DemonstrationLimits,
@@ -99,7 +100,7 @@ def prepare_demonstrations(
         DataError: one sentence for the first kind of fault found.
     """
     table = number_rows([dict(row) for row in rows])
-    checked = tokenise(table, base_model.path, domains_folder / own.name / "benchmark.jsonl", own.name)
+    checked = tokenise(table, base_model.path, domains_folder / own.name)
     pages = validate(checked, parameters, reporting_folder)
     chosen = sample(table, parameters)
     demonstrations = Demonstrations(
@@ -125,17 +126,18 @@ def number_rows(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "id": row.get("id") or str(number)} for number, row in enumerate(texts, start=1)]
 
 
-def tokenise(rows: Sequence[Row], model: Path, benchmark: Path, domain: str) -> DemonstrationSet:
-    """Return the rows with their lengths in the model's tokens, and the questions they must not repeat."""
+def tokenise(rows: Sequence[Row], model: Path, folder: Path) -> DemonstrationSet:
+    """Return a domain's rows with their lengths in the model's tokens, and the questions they must not repeat."""
     from moe_compress.evaluation.tasks import read_items
     from moe_compress.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     return DemonstrationSet(
-        domain=domain,
+        domain=folder.name,
         rows=rows,
         token_lengths=[len(tokenizer(text_of(row), verbose=False)["input_ids"]) for row in rows],
-        benchmark_questions=[item.question for item in read_items(benchmark)],
+        benchmark_questions=[item.question for item in read_items(folder / "benchmark.jsonl")],
+        source=str(find_rows(folder / "demonstrations.jsonl") or folder),
     )
 
 

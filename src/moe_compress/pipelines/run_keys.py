@@ -303,8 +303,8 @@ def _benchmark_digests(folder: Path, tasks: tuple[str, ...]) -> list[tuple[str, 
     missing = [task for task in tasks if not (folder / task / "benchmark.jsonl").is_file()]
     if missing:
         raise DataError(
-            f"no benchmark file {folder / missing[0] / 'benchmark.jsonl'}; put it there or take '{missing[0]}' out "
-            "of evaluate.tasks"
+            f"no questions to measure '{missing[0]}' with: put {folder / missing[0] / 'benchmark.jsonl'} there, "
+            'each line as {"id": "q1", "question": "...", "choices": ["...", "..."], "answer": 0}'
         )
     return [
         (task, file_digest(folder / task / "benchmark.jsonl"), file_digest(folder / task / "heldout.jsonl"))
