@@ -1,4 +1,4 @@
-"""A job's steps as an Argo workflow, Kubernetes Jobs, or an Airflow DAG: the same pods, started by different hands."""
+"""A job's steps as an Argo workflow, Kubernetes Jobs or an Airflow DAG: the same pods, started differently."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _argo_template(step: Step, needs: Needs, place: Place) -> Manifest:
     container = {name: value for name, value in container.items() if name != "name"}  # Argo calls it main
     again = {"limit": str(_TRIES), "expression": f"asInt(lastRetry.exitCode) != {_FAULT}"}
     inputs = {"inputs": {"parameters": [{"name": "shard"}]}} if step.shards else {}
-    kept = {name: pod[name] for name in ("initContainers", "affinity") if name in pod}
+    kept: Manifest = {name: pod[name] for name in ("initContainers", "affinity") if name in pod}
     if own := pod["volumes"][1:]:  # the first is the workflow's
         kept["volumes"] = own
     return {"name": step.name, **inputs, "retryStrategy": again, **kept, "container": container}
