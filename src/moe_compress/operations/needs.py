@@ -24,7 +24,7 @@ from moe_compress.pipelines.data import number_rows, sample, text_of
 from moe_compress.pipelines.parameters import CollectParameters, DataParameters
 from moe_compress.pipelines.run_keys import requests_of
 
-_PROCESS_BYTES = 4 << 30
+PROCESS_BYTES = 4 << 30
 """Of the host: Python with its libraries, and what a GPU's driver maps."""
 _FILLED = 0.8
 """Share of a GPU's memory that weights may take where something is computed with them."""
@@ -88,9 +88,9 @@ def find_needs(
     largest = max(path.stat().st_size for path in index.folder.glob("*.safetensors"))
     on_disk = sum(info.num_bytes for info in index.tensors.values())
     steps: dict[Kind, Needs] = {
-        "prepare": Needs(_PROCESS_BYTES),
-        "collect": Needs(_PROCESS_BYTES + sums + (0 if gpu_bytes else needed), 1 if gpu_bytes else 0, needed),
-        "reduce": Needs(_PROCESS_BYTES + (shards + 1) * sums),
+        "prepare": Needs(PROCESS_BYTES),
+        "collect": Needs(PROCESS_BYTES + sums + (0 if gpu_bytes else needed), 1 if gpu_bytes else 0, needed),
+        "reduce": Needs(PROCESS_BYTES + (shards + 1) * sums),
         "baseline": evaluating(weights, gpu_bytes, largest),
         "finish": evaluating(2 * weights, gpu_bytes, largest),  # speed is timed with both models loaded
     }
@@ -148,6 +148,6 @@ def evaluated_bytes(project: Project, index: CheckpointIndex) -> int:
 def evaluating(weights: int, gpu_bytes: int, largest_file: int) -> Needs:
     """Return what computing with weights that were loaded whole takes, spread over GPUs of one machine."""
     if not gpu_bytes:
-        return Needs(_PROCESS_BYTES + ceil(weights / _FILLED))
+        return Needs(PROCESS_BYTES + ceil(weights / _FILLED))
     gpus = ceil(weights / (_FILLED * gpu_bytes))
-    return Needs(_PROCESS_BYTES + largest_file, gpus, ceil(weights / gpus))
+    return Needs(PROCESS_BYTES + largest_file, gpus, ceil(weights / gpus))
