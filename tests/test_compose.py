@@ -46,4 +46,6 @@ def test_services_wait_for_healthy_ones_and_keep_what_they_hold():
 def test_the_server_starts_as_the_docs_say():
     command = SERVICES["mlflow"]["command"][-1]
     assert "--no-serve-artifacts" in command and "--default-artifact-root s3://models/mlflow" in command
-    assert SERVICES["compress"]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    address = SERVICES["compress"]["environment"]["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    allowed = SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert {address, "localhost:5000", "127.0.0.1:5000"} <= set(allowed)  # others are refused by MLflow
