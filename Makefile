@@ -46,6 +46,7 @@ benchmarks: setup
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.select
+	$(BIN)/python -m benchmarks.scaling
 
 results: setup
 	$(BIN)/kedro run --pipelines=results

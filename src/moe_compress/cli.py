@@ -22,6 +22,7 @@ from kedro.utils import find_kedro_project
 from moe_compress.command_line import describe, fail
 from moe_compress.compress_commands import compress
 from moe_compress.errors import MoeCompressError
+from moe_compress.export_commands import export
 from moe_compress.plan_commands import plan
 from moe_compress.tracking_commands import SERVER_AWAY, send_kept, tracking
 
@@ -134,4 +135,5 @@ run.epilog = (
 cli.add_command(run)
 cli.add_command(plan)
 cli.add_command(tracking)
+compress.add_command(export)
 cli.add_command(compress)

@@ -223,6 +223,17 @@ def test_a_finished_collection_is_not_run_again_until_it_is_removed(deep, tmp_pa
         run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Never(1, 8))
 
 
+def test_a_finished_collection_that_is_being_read_is_not_removed(deep, tmp_path):
+    run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Progress(1, 8))
+    reading = ResumePoint(tmp_path, "a" * 64, keep=True)
+    assert reading.restore() == 8
+    remove_finished(tmp_path)
+    assert files_in(tmp_path) == {"lock", *(f"layer-{layer}" for layer in range(8))}
+    reading.close()
+    remove_finished(tmp_path)
+    assert not list(tmp_path.glob("*"))
+
+
 def test_an_unfinished_collection_is_not_removed(deep, tmp_path):
     def stop():
         raise KeyboardInterrupt

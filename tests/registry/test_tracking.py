@@ -113,8 +113,10 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     assert without_credentials("postgresql://ann:p:w@db/x, file:///a@b") == "postgresql://db/x, file:///a@b"
 
 
-def test_the_commit_of_a_project(tmp_path):
+def test_the_commit_of_a_project(tmp_path, monkeypatch):
     assert git_commit(tmp_path / "absent") == "none"
+    monkeypatch.setenv("MOE_COMPRESS_COMMIT", "4c1f0e9")
+    assert git_commit(tmp_path / "absent") == "4c1f0e9"
     author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     (tmp_path / "file").write_text("one")
     for command in (["init", "-q"], ["add", "file"], [*author, "commit", "-qm", "one"]):

@@ -38,6 +38,7 @@ class Estimate:
         seconds: a rough guess from a short measurement of this machine.
         between_bytes: outputs of two layers, wherever they lie.
         weight_bytes: of the device's memory, what weights take: two layers' or all.
+        flops: floating-point operations, which with `read_bytes` give the time on another machine.
     """
 
     mode: str
@@ -49,6 +50,7 @@ class Estimate:
     seconds: float
     between_bytes: int = 0
     weight_bytes: int = 0
+    flops: int = 0
 
     def __str__(self) -> str:
         rows = {
@@ -111,6 +113,7 @@ def estimate(
         max(seconds, reading) if is_streamed else seconds + reading,
         between,
         weights,
+        flops,
     )
 
 

@@ -196,8 +196,10 @@ def _lock(folder: Path) -> FileLock:
 
 
 def remove_finished(folder: Path) -> None:
-    """Remove the resume points of collections whose statistics are saved: those with every layer done."""
+    """Remove the resume points of collections whose sums were read: those with every layer done that none holds."""
     for path in folder.glob("*/layer-*.safetensors"):
-        with suppress(FileNotFoundError):  # every rank tidies up
+        # Every rank tidies up, and a shard beside this one may be reading what it committed.
+        with suppress(FileNotFoundError, Timeout):
             if _describe(path)["hidden"] is None:
-                shutil.rmtree(path.parent)
+                with FileLock(path.parent / _LOCK, timeout=0):
+                    shutil.rmtree(path.parent)

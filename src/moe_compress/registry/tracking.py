@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,15 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 def git_commit(folder: Path) -> str:
-    """Return a folder's commit, with `+changes` if tracked files differ, or `none` outside a repository."""
+    """Return a folder's commit, with `+changes` if tracked files differ.
+
+    Outside a repository it is what the image was built from (`MOE_COMPRESS_COMMIT`), or `none`.
+    """
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return f"{commit}+changes" if _git(folder, "status", "--porcelain", "-uno") else commit
     except (OSError, subprocess.CalledProcessError):
-        return "none"
+        return os.environ.get("MOE_COMPRESS_COMMIT", "none")
 
 
 def _git(folder: Path, *arguments: str) -> str:
