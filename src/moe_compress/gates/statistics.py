@@ -44,7 +44,8 @@ def measure_statistics(statistics: ExpertStatistics, agreement: Sequence[Agreeme
     for found in agreement:
         values |= {**found.as_metrics(), "split_half_jaccard_worst": min(found.jaccard)}
         places["split_half_jaccard_worst"] = f"layer {found.layers[found.worst]}"
-    return Measurements(values, places=places)
+    # Nowhere is a place for nothing.
+    return Measurements(values, places={metric: place for metric, place in places.items() if values[metric]})
 
 
 def measure_several(statistics: Sequence[ExpertStatistics]) -> Measurements:
