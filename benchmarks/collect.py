@@ -7,6 +7,8 @@ Prints one row a claim, with its limit, and exits with 1 if a limit is broken: `
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import os
 import sys
@@ -295,10 +297,16 @@ def measure_peak(files: CheckpointFiles, layout: MoELayout, device_name: str, re
 
 
 def reset_peak(device: torch.device) -> int:
-    """Forget the highest memory so far and return what is used now."""
+    """Forget the highest memory so far and return what is used now.
+
+    On a CPU that is what is resident, of the heap and of mapped files; shards are read, not mapped. What the heap
+    holds free goes back first, or else it would hide as much of what is taken afterwards.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return peak(device)
 

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import transformers
 from accelerate import init_empty_weights
+from torch.overrides import TorchFunctionMode
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -281,8 +281,26 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedM
     Raises:
         UnsupportedModelError: if transformers cannot build it.
     """
-    empty = partial(init_empty_weights, include_buffers=False)
-    return _with_own_counts(config, lambda alike: _build_stock(alike, empty(), dtype=dtype).eval())
+    return _with_own_counts(config, lambda alike: _build_stock(alike, _without_weights(), dtype=dtype).eval())
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Makes what is to be filled later on the meta device.
+
+    Taken from the host's memory for a moment, as parameters are before they are put on that device, every layer's
+    weights leave holes between what stays. Streaming would fill them little by little: memory grows with depth.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        return function(*args, **({**given, "device": "meta"} if function is torch.empty else given))
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Put parameters, and not buffers, on the meta device."""
+    with init_empty_weights(include_buffers=False), _EmptyOnMeta():
+        yield
 
 
 def dtypes_in_memory(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
