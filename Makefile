@@ -24,7 +24,7 @@ run: setup
 	$(BIN)/kedro run --pipelines=prune_$(DOMAIN)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks examples

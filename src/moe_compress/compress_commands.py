@@ -189,22 +189,29 @@ def show(model: str, version: str | None, env: str | None, is_json: bool) -> Non
     EXIT_CODES,
     "kedro compress diff medical 1 2",
     "kedro compress diff medical champion candidate --json",
+    "kedro compress diff medical champion candidate --html comparison.html",
 )
 @click.argument("model")
 @click.argument("first", metavar="N|ALIAS")
 @click.argument("second", metavar="N|ALIAS")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page, too.")
 @env_option
 @as_json
-def diff(model: str, first: str, second: str, env: str | None, is_json: bool) -> None:
+def diff(model: str, first: str, second: str, page: Path | None, env: str | None, is_json: bool) -> None:
     """Show in what two versions differ.
 
-    Lineage, sizes, parameters, measured values, and how far their plans keep the same experts.
+    Lineage, sizes, parameters, gates, measured values, and how far their plans keep the same experts.
     """
     from moe_compress.operations.lineage import compare_versions, find
+    from moe_compress.reporting.version_page import write_comparison
     from moe_compress.reporting.version_table import print_difference
 
+    page = page.resolve() if page else None
     name = find_model(model, env)
-    print_content(compare_versions(find(name, first), find(name, second)), is_json, print_difference)
+    compared = compare_versions(find(name, first), find(name, second))
+    if page:
+        write_comparison(compared, page)
+    print_content(compared, is_json, print_difference)
 
 
 @command(

@@ -13,7 +13,7 @@ from mlflow.protos import databricks_pb2
 
 from moe_compress.errors import RegistryAwayError, RegistryError
 from moe_compress.registry.client import DEFAULTS, is_away, prepare_environment
-from moe_compress.registry.delivery import PROMISED_TAG, register_or_keep, send_kept
+from moe_compress.registry.delivery import PROMISED_TAG, finish_or_keep, register_or_keep, send_kept
 from moe_compress.registry.offline import find_store, keep_what_cannot_be_sent
 from moe_compress.registry.tracking import log_dataset_digest, log_run, log_step
 from moe_compress.registry.versions import resolve
@@ -159,6 +159,7 @@ def test_an_earlier_registration_does_not_take_the_alias_back(server, tmp_path, 
         store.outbox.add("registration", {**kept, "tags": {"run_key": "early"}})
         version = register_or_keep("moe-order", checkpoint, {"run_key": "late"}, "candidate")
         assert version.version == "2" and send_kept() is None
+        finish_or_keep(version, "candidate")
         assert resolve("moe-order", "candidate").tags["run_key"] == "late"
         # One that cannot be sent yet has the new one wait behind it.
         store.outbox.promise("0" * 32)

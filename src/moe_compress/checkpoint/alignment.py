@@ -14,7 +14,6 @@ from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from moe_compress.checkpoint.arithmetic import decode_floats
 from moe_compress.checkpoint.copying import read_bytes
@@ -73,6 +72,8 @@ def match_neurons(wanted: list[Floats], other: list[Floats]) -> Order:
         wanted: the first's tensors, each `[N, -1]`.
         other: the other's, in the same order.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second, which every command would wait for
+
     products_NN = sum(ours @ theirs.T for ours, theirs in zip(wanted, other, strict=True))
     return np.asarray(linear_sum_assignment(np.nan_to_num(products_NN), maximize=True)[1])
 

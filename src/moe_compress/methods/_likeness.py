@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
-from scipy.spatial.distance import squareform
 
 from moe_compress.types import ExpertStatistics, FloatArray, Likeness, MergeTrees
 
@@ -103,6 +101,10 @@ def _link(cosine_EE: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
     """Return the joins of an average linkage of `1 - cosine`, none done, and its leaves, those alike together."""
     if len(cosine_EE) == 1:
         return np.empty((0, 4)), np.zeros(1, dtype=np.int64)
+    # Half a second, which every command would wait for.
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
     distances = squareform(np.maximum(1 - (cosine_EE + cosine_EE.T) / 2, 0.0), checks=False)
     tree = linkage(distances, "average")
     leaves = leaves_list(optimal_leaf_ordering(tree, distances)).astype(np.int64)

@@ -77,9 +77,9 @@ def compare_versions(one: RegisteredVersion, other: RegisteredVersion) -> dict[s
     before, after = (_flat(describe_version(each)) for each in (one, other))
     skipped = ("version", "aliases", "gates", "moved", "run", "checkpoint.place")
     lineage = {
-        name: [before.get(name), after.get(name)]
-        for name in dict.fromkeys([*before, *after])
-        if not name.startswith(skipped) and before.get(name) != after.get(name)
+        name: values
+        for name, values in _pairs(before, after).items()
+        if not name.startswith(skipped) and values[0] != values[1]
     }
     blocks = sorted({name for each in (one, other) for name in each.tags if name.startswith("parameters.")})
     parameters = {
@@ -87,15 +87,17 @@ def compare_versions(one: RegisteredVersion, other: RegisteredVersion) -> dict[s
         for block in blocks
         for leaf, values in compare_leaves(one.tags.get(block, "{}"), other.tags.get(block, "{}")).items()
     }
-    overlap, reason = _overlap(one, other)
+    layers, reason = _layers(one, other)
     return {
         "versions": [one.uri, other.uri],
         "same_run_key": one.tags.get("run_key") == other.tags.get("run_key"),
         "lineage": lineage,
         "parameters": parameters,
+        "gates": _pairs(_gates(one.tags), _gates(other.tags)),
         "measured": _measured(one, other),
-        "plan_overlap": overlap,
+        "plan_overlap": sum(layer["overlap"] for layer in layers) / len(layers) if layers else None,
         "plan_overlap_unknown": reason,
+        "layers": layers,
     }
 
 
@@ -132,17 +134,20 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _measured(one: RegisteredVersion, other: RegisteredVersion) -> dict[str, list[float | None]]:
     before, after = (read_metrics(each.run_id) for each in (one, other))
-    names = sorted(name for name in {*before, *after} if any(word in name for word in _MEASURED))
-    return {name: [before.get(name), after.get(name)] for name in names}
+    pairs = _pairs(before, after)
+    return {name: pairs[name] for name in sorted(pairs) if any(word in name for word in _MEASURED)}
 
 
-def _overlap(one: RegisteredVersion, other: RegisteredVersion) -> tuple[float | None, str | None]:
-    """Return the mean overlap of the experts that two versions keep, or why it is not known."""
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: [before.get(name), after.get(name)] for name in dict.fromkeys([*before, *after])}
+
+
+def _layers(one: RegisteredVersion, other: RegisteredVersion) -> tuple[list[dict[str, Any]], str | None]:
+    """Return per layer which experts two versions keep alike; none, and the reason, where that is not known."""
     try:
-        layers = compare_layers(_plan(one), _plan(other))
+        return compare_layers(_plan(one), _plan(other)), None
     except MoeCompressError as error:
-        return None, str(error)
-    return sum(layer["overlap"] for layer in layers) / len(layers), None
+        return [], str(error)
 
 
 def _plan(version: RegisteredVersion) -> CompressionPlan:

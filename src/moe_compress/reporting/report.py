@@ -14,12 +14,11 @@ from moe_compress.reporting.content import CompressionReport
 from moe_compress.reporting.figures import illustrate
 from moe_compress.reporting.figures.drawing import as_svg
 from moe_compress.reporting.sweep import describe_check, describe_fate
-from moe_compress.reporting.templating import fill_template
+from moe_compress.reporting.templating import fill_template, style_sheet
 from moe_compress.reporting.writing import compare_writing, new_loops
 
 _MAX_FLIPS = 12
 _MAX_LOOPS = 3
-_CSS = Path(__file__).parent / "templates" / "report.css"
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def write_html(report: CompressionReport, path: Path) -> Path:
     html = fill_template(
         "report.html.j2",
         report=report,
-        # The style sheet is our own file; escaped, its selectors would break.
-        css=Markup(_CSS.read_text(encoding="utf-8")),
+        css=style_sheet(),
         drawings=_draw(report),
         parameters=wording.flatten(report.parameters),
         flips=report.flips[:_MAX_FLIPS],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,39 +15,33 @@ _WIDTH = 11.0
 _MARKS: tuple[tuple[Kind, float, str], ...] = (("own", -0.16, "candidate"), ("mixed", 0.16, "merged"))
 
 
+Mark = Callable[[Axes, str, Kind, float, float, str], None]
+"""Draws one row's value of one kind of plan at a fraction: axes, row, kind, fraction, height, colour."""
+
+
 def kept_figure(table: ResultsTable) -> Figure:
     """Draw per fraction every row's mean share kept with its interval, for own and for mixed plans."""
-    rows = ranked_rows(table)
-    with styled():
-        figure, panels = _panels(table, rows)
-        for axes, fraction in zip(panels, table.fractions, strict=True):
-            for kind, offset, colour in _MARKS:
-                for place, row in enumerate(rows):
-                    if row in table.rows(kind, fraction):
-                        ours = Estimate.of(table.mean_kept(row, kind, fraction))
-                        ends = [100 * ours.low, 100 * ours.high]
-                        axes.plot(ends, [place + offset] * 2, color=PALETTE[colour], linewidth=1.4)
-                        axes.plot(100 * ours.value, place + offset, "o", color=PALETTE[colour], markersize=3.5)
-            axes.axvline(100, color=PALETTE["line"], linewidth=0.8, zorder=0)
-        panels[0].set_xlabel("share of accuracy above chance kept, %, with 95 % interval", loc="left")
-        _legend(figure)
+
+    def mark(axes: Axes, row: str, kind: Kind, fraction: float, height: float, colour: str) -> None:
+        ours = Estimate.of(table.mean_kept(row, kind, fraction))
+        axes.plot([100 * ours.low, 100 * ours.high], [height] * 2, color=colour, linewidth=1.4)
+        axes.plot(100 * ours.value, height, "o", color=colour, markersize=3.5)
+
+    figure = _draw(table, mark, "share of accuracy above chance kept, %, with 95 % interval")
+    for axes in figure.axes:
+        axes.axvline(100, color=PALETTE["line"], linewidth=0.8, zorder=0)
     return figure
 
 
 def divergence_figure(table: ResultsTable) -> Figure:
     """Draw per fraction every row's mean KL to the base, on a logarithmic axis."""
-    rows = ranked_rows(table)
-    with styled():
-        figure, panels = _panels(table, rows)
-        for axes, fraction in zip(panels, table.fractions, strict=True):
-            for kind, offset, colour in _MARKS:
-                for place, row in enumerate(rows):
-                    if row in table.rows(kind, fraction):
-                        found = table.mean_kl(row, kind, fraction)
-                        axes.plot(found, place + offset, "o", color=PALETTE[colour], markersize=3.5)
-            axes.set_xscale("log")
-        panels[0].set_xlabel("KL to the base, nats per token", loc="left")
-        _legend(figure)
+
+    def mark(axes: Axes, row: str, kind: Kind, fraction: float, height: float, colour: str) -> None:
+        axes.plot(table.mean_kl(row, kind, fraction), height, "o", color=colour, markersize=3.5)
+
+    figure = _draw(table, mark, "KL to the base, nats per token")
+    for axes in figure.axes:
+        axes.set_xscale("log")
     return figure
 
 
@@ -60,6 +54,22 @@ def ranked_rows(table: ResultsTable) -> list[str]:
             kind: Kind = "own" if row in own else "mixed"
             shares.setdefault(row, []).append(float(table.mean_kept(row, kind, fraction)[0]))
     return sorted(shares, key=lambda row: -float(np.mean(shares[row])))
+
+
+def _draw(table: ResultsTable, mark: Mark, label: str) -> Figure:
+    """Return a panel per fraction with every row's marks."""
+    rows = ranked_rows(table)
+    with styled():
+        figure, panels = _panels(table, rows)
+        for axes, fraction in zip(panels, table.fractions, strict=True):
+            for kind, offset, colour in _MARKS:
+                there = table.rows(kind, fraction)
+                for place, row in enumerate(rows):
+                    if row in there:
+                        mark(axes, row, kind, fraction, place + offset, PALETTE[colour])
+        panels[0].set_xlabel(label, loc="left")
+        _legend(figure)
+    return figure
 
 
 def _panels(table: ResultsTable, rows: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:

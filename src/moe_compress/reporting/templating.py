@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from moe_compress.reporting import wording
 
@@ -22,3 +23,8 @@ def fill_template(name: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(name).render(say=wording, **values)
+
+
+def style_sheet() -> Markup:
+    """Return the pages' style sheet; it is our own file, and escaped its selectors would break."""
+    return Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))

@@ -60,13 +60,13 @@ def print_difference(compared: Described, console: Console | None = None) -> Non
     """Print in what two versions differ."""
     first, second = compared["versions"]
     parts: list[str | RenderableType] = [f"first:  {first}", f"second: {second}"]
-    for title, rows in (("Lineage", compared["lineage"]), ("Parameters", compared["parameters"])):
-        if rows:
+    for title, part in (("Lineage", "lineage"), ("Parameters", "parameters"), ("Gates", "gates")):
+        if rows := compared[part]:
             table = make_table(title, "", "First", "Second")
             for column in table.columns[1:]:
                 column.justify, column.no_wrap = "left", False
             for name, (before, after) in rows.items():
-                table.add_row(Text(name), *(Text(_short(value)) for value in (before, after)))
+                table.add_row(Text(name), *(Text(wording.brief(value)) for value in (before, after)))
             parts.append(table)
     if compared["measured"]:
         table = make_table("Measured", "", "First", "Second")
@@ -89,12 +89,6 @@ def print_verification(verified: Described, console: Console | None = None) -> N
         return
     headline = Text(f"{verified['version']}: damaged, do not use {verified['folder']}", "bold red")
     _print(console, headline, *(f"  - {name}: {problem}" for name, problem in verified["damaged"].items()))
-
-
-def _short(value: object) -> str:
-    text = wording.MISSING if value is None else str(value)
-    is_digest = len(text) == 64 and not set(text) - set("0123456789abcdef")
-    return text[:12] if is_digest else text
 
 
 def _print(console: Console | None, *parts: str | RenderableType) -> None:

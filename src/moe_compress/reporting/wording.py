@@ -54,6 +54,13 @@ def change(before: float | None, after: float | None) -> str:
     return f"{100 * (after / before - 1):+.1f}{_GAP}%".replace("-", _MINUS)
 
 
+def difference(before: float | None, after: float | None) -> str:
+    """Return how much more the second is, signed, or a dash where one is missing."""
+    if before is None or after is None or math.isnan(after - before):
+        return MISSING
+    return f"{after - before:+.3g}".replace("-", _MINUS)
+
+
 def p_value(value: float) -> str:
     """Return a p-value, cut below at 0.001."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -81,6 +88,13 @@ def _scaled(value: float, units: Sequence[str], gap: str) -> str:
 def plural(value: int, noun: str) -> str:
     """Return `1 gate`, `2 gates`."""
     return f"{value} {noun}{'' if value == 1 else 's'}"
+
+
+def brief(value: object) -> str:
+    """Return a value as text, of a digest only so much as tells it from others."""
+    text = MISSING if value is None else str(value)
+    is_digest = len(text) == 64 and not set(text) - set("0123456789abcdef")
+    return text[:12] if is_digest else text
 
 
 def span(values: Sequence[int]) -> str:
