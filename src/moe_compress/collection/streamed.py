@@ -20,7 +20,7 @@ from moe_compress.collection.replay import Replay
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.collection.weights import WeightLoader, exchange
-from moe_compress.families.conversion import build_skeleton
+from moe_compress.families.building import build_skeleton
 from moe_compress.families.quantised import PlainView, view_plain
 from moe_compress.types import TensorInfo
 
