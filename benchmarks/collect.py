@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.peak import peak, reset_peak
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from moe_compress.checkpoint.index import read_index
@@ -292,23 +293,6 @@ def measure_peak(files: CheckpointFiles, layout: MoELayout, device_name: str, re
             point = ResumePoint(Path(work), "benchmark" * 8, keep=False)
             collect_streamed(streamed, domains, sums, point, Quiet())
     result.put((peak(device) - before, max(streamed.layer_bytes())))
-
-
-def reset_peak(device: torch.device) -> int:
-    """Forget the highest memory so far and return what is used now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak(device)
-
-
-def peak(device: torch.device) -> int:
-    """Return the most bytes of memory used since `reset_peak`."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) << 10
 
 
 def compare_depths(device: torch.device, folder: Path) -> list[Claim]:

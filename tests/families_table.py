@@ -16,7 +16,7 @@ from tests.tiny_families import save
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.conversion import build_meta_model
+from moe_compress.families.building import build_meta_model
 from moe_compress.families.derive import derive_tensor_map
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"

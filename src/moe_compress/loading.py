@@ -12,8 +12,8 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTra
 
 from moe_compress.atomic import write_atomically
 from moe_compress.errors import CheckpointError
+from moe_compress.families.building import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.config_keys import with_layer_values
-from moe_compress.families.conversion import build_config, build_meta_model, find_auto_class, find_model_class
 from moe_compress.families.per_layer import Counts, LayerCounts, graft_layers, read_layer_counts
 
 _NOT_OF_THE_CONFIG = {"dtype", "torch_dtype", "quantization_config"}

@@ -71,3 +71,23 @@ def test_a_layer_is_loaded_in_its_own_size_and_a_tenth(tmp_path, family, stored)
     largest = streamed.layer_bytes()[2]
     most = most_allocated(lambda: streamed._load_layer(2))
     assert largest <= most <= 1.1 * largest
+
+
+def test_a_model_without_weights_is_built_without_memory_for_them(tmp_path):
+    model = tiny_families.build("qwen3_moe", EXPERTS, **WIDE)
+    model.save_pretrained(tmp_path)
+    size = sum(value.nbytes for value in model.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        StreamedModel(read_files(tmp_path), torch.float32, CPU)
+    changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    taken = sum(event.nbytes() for event in changes if event.nbytes() > 0 and event.device_type().name == "CPU")
+    assert taken < 0.02 * size
+
+
+def test_layers_that_come_and_go_leave_the_model_as_it_was(checkpoint):
+    streamed = StreamedModel(read_files(checkpoint("deepseek_v3")), torch.float32, CPU)
+    empty = {**dict(streamed.model.named_parameters()), **dict(streamed.model.named_buffers())}
+    for index in streamed.layers(0):
+        assert not any(value.is_meta for value in streamed.replay._layers[index].parameters())
+    now = {**dict(streamed.model.named_parameters()), **dict(streamed.model.named_buffers())}
+    assert all(now[name] is value for name, value in empty.items())

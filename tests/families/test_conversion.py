@@ -1,4 +1,4 @@
-"""transformers' internals that `conversion.py` calls are those of the version it was written for."""
+"""transformers' internals that building and converting call are those of the version they were written for."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping, core_model_loading, modeling_utils
 from transformers import initialization as weights
 
-from moe_compress.families import conversion
+from moe_compress.families import building, conversion
 
 WRITTEN_FOR = "5.23"
 INTERNALS = {
@@ -33,7 +33,7 @@ INTERNALS = {
 }  # fmt: skip
 LOADING_FIELDS = {"weight_mapping", "device_map", "dtype", "dtype_plan", "hf_quantizer"}
 REPORT_FIELDS = {"missing_keys", "unexpected_keys", "mismatched_keys", "conversion_errors"}
-CHANGED = f"transformers {transformers.__version__} is not as {WRITTEN_FOR}: look through families/conversion.py"
+CHANGED = f"transformers {transformers.__version__} is not as {WRITTEN_FOR}: look at building.py, conversion.py"
 
 
 def test_the_installed_version_is_the_one_the_calls_were_written_for():
@@ -50,8 +50,9 @@ def test_what_goes_in_and_comes_out_of_loading_has_the_fields_it_had():
     assert set(core_model_loading.LoadStateDictInfo.__dataclass_fields__) >= REPORT_FIELDS, CHANGED
 
 
-def test_no_internal_is_called_that_is_not_guarded_here():
-    tree = ast.parse(Path(conversion.__file__).read_text())
+@pytest.mark.parametrize("module", [building, conversion], ids=lambda module: module.__name__.split(".")[-1])
+def test_no_internal_is_called_that_is_not_guarded_here(module):
+    tree = ast.parse(Path(module.__file__).read_text())
     modules = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     private = ("conversion_mapping", "core_model_loading", "initialization", "modeling_utils")
     imported = {
@@ -66,11 +67,3 @@ def test_no_internal_is_called_that_is_not_guarded_here():
     assert {name for name in called - {"__class__", "__name__"} if hasattr(PreTrainedModel, name)} <= {
         name.split(".")[-1] for name in guarded
     }
-
-
-def test_a_word_is_a_model_type_before_it_is_a_class():
-    assert (
-        conversion.build_config({"model_type": "mixtral", "architectures": ["LlamaForCausalLM"]}).model_type
-        == "mixtral"
-    )
-    assert conversion.build_config({"model_type": "x", "architectures": ["LlamaForCausalLM"]}).model_type == "llama"

@@ -8,8 +8,9 @@ from transformers.models.auto import modeling_auto
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.building import build_meta_model
 from moe_compress.families.config_keys import COUNT_NAMES
-from moe_compress.families.conversion import build_meta_model, shapes_in_memory
+from moe_compress.families.conversion import shapes_in_memory
 from moe_compress.families.counting import find_count
 from moe_compress.families.departures import Departure
 from moe_compress.families.derive import derive_tensor_map

@@ -16,7 +16,8 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.errors import PlanError, UnsupportedModelError
-from moe_compress.families.conversion import build_meta_model, shapes_in_memory
+from moe_compress.families.building import build_meta_model
+from moe_compress.families.conversion import shapes_in_memory
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.families.verify import verify_checkpoint
 from moe_compress.types import CompressionPlan, ExpertGroup, pruning_groups

@@ -26,7 +26,7 @@ from moe_compress.collection.resident import collect_resident, load_resident
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import RoutingSums, start_sums
-from moe_compress.families.conversion import build_config
+from moe_compress.families.building import build_config
 from moe_compress.loading import load_tokenizer
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, Reduction, digest_of
 

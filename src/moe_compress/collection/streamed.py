@@ -19,8 +19,8 @@ from moe_compress.collection.ranges import RangeReader
 from moe_compress.collection.replay import Replay
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.sums import RoutingSums
-from moe_compress.collection.weights import WeightLoader, install, remove
-from moe_compress.families.conversion import build_skeleton
+from moe_compress.collection.weights import WeightLoader, exchange
+from moe_compress.families.building import build_skeleton
 from moe_compress.families.quantised import PlainView, view_plain
 from moe_compress.types import TensorInfo
 
@@ -84,15 +84,13 @@ class StreamedModel:
             done: list[torch.Tensor] = []
             coming = pool.submit(self._load_layer, first)
             for index in range(first, self.num_layers):
-                install(self.model, values := coming.result())
-                names = list(values)
-                del values
+                empty = exchange(self.model, coming.result())
                 if index + 1 < self.num_layers:
                     self.loader.recycle(done)
                     coming = pool.submit(self._load_layer, index + 1)
                 done.clear()
                 yield index
-                done = remove(self.model, names)
+                done = list(exchange(self.model, empty).values())
 
     def layer_bytes(self) -> list[int]:
         """Return the memory each decoder layer's weights need."""
@@ -127,7 +125,7 @@ class StreamedModel:
     def _load_when_called(self, module: torch.nn.Module, assemblies: Any) -> None:
         def load(*_: Any) -> None:
             handle.remove()
-            install(self.model, self.loader.load(assemblies))
+            exchange(self.model, self.loader.load(assemblies))
 
         handle = module.register_forward_pre_hook(load)
 

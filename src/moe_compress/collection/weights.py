@@ -149,25 +149,20 @@ class WeightLoader:
         return self.reader.read(name).to(device=self.device, dtype=dtype)
 
 
-def install(model: Any, values: Mapping[str, torch.Tensor]) -> None:
-    """Put values in the place of a model's parameters and buffers."""
+def exchange(model: Any, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Put tensors in the place of a model's parameters and buffers, and return by name those that were there.
+
+    What is to come back, such as a tensor without memory, is kept rather than made anew: many small things made
+    between large ones that come and go would leave ever more holes in the host's memory.
+    """
+    were = {}
     for name, value in values.items():
         path, _, own = name.rpartition(".")
         module = model.get_submodule(path)
         if own in module._buffers:
-            module._buffers[own] = value
+            were[name], module._buffers[own] = module._buffers[own], value
         else:
-            module._parameters[own] = torch.nn.Parameter(value, requires_grad=False)
-
-
-def remove(model: Any, names: Iterable[str]) -> list[torch.Tensor]:
-    """Take some tensors out of a model and return them; they keep their shape on the meta device."""
-    taken = []
-    for name in names:
-        path, _, own = name.rpartition(".")
-        module = model.get_submodule(path)
-        held = module._buffers if own in module._buffers else module._parameters
-        taken.append(held[own].detach())
-        meta = torch.empty_like(held[own], device="meta")
-        held[own] = meta if held is module._buffers else torch.nn.Parameter(meta, requires_grad=False)
-    return taken
+            is_made = isinstance(value, torch.nn.Parameter)
+            parameter = value if is_made else torch.nn.Parameter(value, requires_grad=False)
+            were[name], module._parameters[own] = module._parameters[own], parameter
+    return were

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
+from moe_compress.families.building import build_meta_model
 from moe_compress.families.config_keys import COUNT_NAMES, with_value
-from moe_compress.families.conversion import build_meta_model, shapes_in_memory
+from moe_compress.families.conversion import shapes_in_memory
 from moe_compress.families.departures import Departure
 from moe_compress.families.places import Place, find_text_places
 

@@ -11,15 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.conversion import (
-    LoadReport,
-    Source,
-    build_config,
-    build_meta_model,
-    locate_sources,
-    report_loading,
-    shapes_in_memory,
-)
+from moe_compress.families.building import build_config, build_meta_model
+from moe_compress.families.conversion import LoadReport, Source, locate_sources, report_loading, shapes_in_memory
 from moe_compress.families.counting import ExpertCount, Growth, find_count
 from moe_compress.families.departures import Departure, find_departure
 from moe_compress.families.mtp import extend_to_mtp

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moe_compress.errors import UnsupportedModelError
-from moe_compress.families.conversion import build_config
+from moe_compress.families.building import build_config
 from moe_compress.families.verify import name_some
 from moe_compress.types import TensorMap, TensorRole
 

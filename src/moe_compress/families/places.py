@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_compress.families.conversion import build_config, is_config
+from moe_compress.families.building import build_config, is_config
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_compress.errors import CheckpointError
-from moe_compress.families.conversion import LoadReport, build_meta_model, report_loading
+from moe_compress.families.building import build_meta_model
+from moe_compress.families.conversion import LoadReport, report_loading
 from moe_compress.families.quantised import view_plain
 
 
