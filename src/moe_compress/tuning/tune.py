@@ -13,7 +13,7 @@ import torch
 from transformers import set_seed
 
 from moe_compress.errors import ParameterError, UnsupportedModelError
-from moe_compress.families.conversion import build_meta_model
+from moe_compress.families.building import build_meta_model
 from moe_compress.families.quantised import find_settings
 from moe_compress.loading import load_model, load_tokenizer
 from moe_compress.tuning.memory import estimate_memory, refuse_what_cannot_fit
