@@ -49,7 +49,7 @@ def changed(before, after):
         ("select", {"select", "rewrite", "candidate", "run", "sweep"}),
         ("rewrite", {"rewrite", "candidate", "run", "sweep"}),
         ("evaluate", {"baseline", "candidate", "run", "sweep"}),
-        ("statistics_gates", {"run"}),
+        ("statistics_gates", {"run", "sweep"}),
         ("gates", {"run", "sweep"}),
         ("release", {"run"}),
         ("sweep", {"sweep"}),
