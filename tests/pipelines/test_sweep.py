@@ -108,3 +108,13 @@ def test_a_sweep_with_nothing_to_try_is_refused(swept):
     settle(swept, "0.9")
     result = sweep(swept)
     assert result.exit_code == 1 and "has nothing to try" in result.output
+
+
+def test_nothing_is_tried_from_statistics_that_fail_their_gates(swept):
+    (swept.folder / "conf/local/parameters_domains.yml").write_text(
+        "domains: {medical: {statistics_gates: {many: {metric: tokens, at_least: 1.0e+9}}}}\n"
+    )
+    result = sweep(swept)
+    assert result.exit_code == 1 and "the statistics for 'medical' failed 1 of 4 gates" in result.output
+    assert "(domain medical), must be at least 1e+09" in result.output
+    assert not swept.find("02_intermediate/sweep/*/*.json")

@@ -33,6 +33,9 @@ def measure_throughput(
     Raises:
         EvaluationError: if the process fails, with its last line.
     """
+    from moe_compress.evaluation.loading import release_memory
+
+    release_memory()  # the process to come finds none of what this one keeps for models it no longer has
     with tempfile.TemporaryDirectory() as place:
         answer = Path(place) / "throughput.json"
         request = {"folder": str(folder), "batch_sizes": list(batch_sizes), "device": device, "dtype": dtype}

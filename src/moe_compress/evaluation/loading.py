@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,13 @@ class StockModel(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+
+
+def release_memory() -> None:
+    """Give back the memory of models that nothing refers to any more, that of GPUs too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32") -> StockModel:

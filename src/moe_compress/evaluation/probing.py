@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from moe_compress.errors import NotFiniteError, UnsupportedModelError
 from moe_compress.evaluation.divergence import BasePredictions
-from moe_compress.evaluation.loading import load_stock
+from moe_compress.evaluation.loading import load_stock, release_memory
 from moe_compress.evaluation.masked import find_owners
 from moe_compress.evaluation.routing import LayerRouting, measure_balance, measure_drift, observe_routing
 from moe_compress.types import CompressionPlan, LayerProbe, ProbeResult, iterate_layers
@@ -95,9 +94,7 @@ def _read_base(
         router_rows(stock.model),
     )
     del stock
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
     return kept
 
 
