@@ -103,7 +103,7 @@ def commands_of_workflow(workflow):
 def test_the_exported_commands_in_order_end_in_the_plan_of_a_plain_run(
     operator, inputs, tmp_path, tmp_path_factory, monkeypatch
 ):
-    project, params = operator.project, f"{PARAMS},evaluate.limit=8"
+    project, params = operator.project, f"{PARAMS},evaluate.limit=8,evaluate.prompts=2"
     words = ["kubernetes", "medical", "--shards=2", f"--image={IMAGE}", f"--params={params}", "--to=job.yaml"]
     result = CliRunner().invoke(export_command, words)
     assert result.exit_code == 0, result.output
