@@ -153,10 +153,10 @@ def write_needs(estimates: dict[str, Figures]) -> str:
     ]
     for name, found in estimates.items():
         wide, narrow = found.wide, found.narrow
-        gpus = [evaluating(models * found.num_bytes, 80 * 10**9, 0).gpus for models in (1, 2)]
+        gpus = evaluating(found.num_bytes, 80 * 10**9, 0).gpus
         host = PROCESS_BYTES + wide.host_bytes
         sizes = (wide.device_bytes, narrow.device_bytes, wide.weight_bytes, host, wide.disk_bytes)
-        rows.append([name, _in_gb(wide.read_bytes), "1", *map(_in_gb, sizes), f"{gpus[0]}, both {gpus[1]}"])
+        rows.append([name, _in_gb(wide.read_bytes), "1", *map(_in_gb, sizes), str(gpus)])
     return _as_table(rows)
 
 

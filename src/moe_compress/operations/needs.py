@@ -84,15 +84,15 @@ def find_needs(
             "lower collect.batch_size or collect.max_tokens, or give --gpu-memory of a larger one"
         )
     sums = max(each.host_bytes for each in estimates)
-    weights = evaluated_bytes(project, index)
     largest = max(path.stat().st_size for path in index.folder.glob("*.safetensors"))
+    evaluated = evaluating(evaluated_bytes(project, index), gpu_bytes, largest)  # one model at a time is loaded
     on_disk = sum(info.num_bytes for info in index.tensors.values())
     steps: dict[Kind, Needs] = {
         "prepare": Needs(PROCESS_BYTES),
         "collect": Needs(PROCESS_BYTES + sums + (0 if gpu_bytes else needed), 1 if gpu_bytes else 0, needed),
         "reduce": Needs(PROCESS_BYTES + (shards + 1) * sums),
-        "baseline": evaluating(weights, gpu_bytes, largest),
-        "finish": evaluating(2 * weights, gpu_bytes, largest),  # speed is timed with both models loaded
+        "baseline": evaluated,
+        "finish": evaluated,
     }
     return JobNeeds(steps, 2 * on_disk + shards * sum(each.disk_bytes + each.host_bytes for each in estimates))
 
