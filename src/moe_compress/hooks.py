@@ -59,7 +59,8 @@ class RunKeyHooks:
         """
         from moe_compress.pipelines.benchmarks import check_evaluation
         from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
-        from moe_compress.pipelines.run_keys import check_selection, stage_keys
+        from moe_compress.pipelines.request_checks import check_selection
+        from moe_compress.pipelines.run_keys import stage_keys
 
         parameters = plain(catalog["parameters"].load())
         for domain in find_domains(pipeline, parameters):

@@ -44,7 +44,7 @@ def test_a_real_models_environment_asks_the_papers_benchmarks(project, env):
     from kedro.framework.project import settings
 
     from moe_compress.pipelines.benchmarks import benchmarks_of
-    from moe_compress.pipelines.run_keys import check_selection
+    from moe_compress.pipelines.request_checks import check_selection
 
     parameters = OmegaConfigLoader(str(project.folder / "conf"), env=env, **settings.CONFIG_LOADER_ARGS)[
         "parameters"

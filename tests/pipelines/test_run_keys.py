@@ -10,9 +10,10 @@ import pytest
 
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
-from moe_compress.pipelines import run_keys
+from moe_compress.pipelines import digests
 from moe_compress.pipelines.key_parts import key_parts
-from moe_compress.pipelines.run_keys import check_tuning, evaluated_tasks, requests_of, stage_keys
+from moe_compress.pipelines.request_checks import check_tuning
+from moe_compress.pipelines.run_keys import evaluated_tasks, requests_of, stage_keys
 from moe_compress.tuning.settings import TuneSettings
 
 PARAMETERS = {
@@ -175,8 +176,8 @@ def test_libraries_that_scores_depend_on_are_part_of_the_key(folder, monkeypatch
     parameters = with_benchmarks(backend="vllm")
     parameters["benchmarks"]["definitions"]["one"] = {"problems": "human_eval", "program": "human_eval"}
     before = keys(folder, parameters)
-    real = run_keys._version
-    monkeypatch.setattr(run_keys, "_version", lambda name: "0.0.1" if name == library else real(name))
+    real = digests._version
+    monkeypatch.setattr(digests, "_version", lambda name: "0.0.1" if name == library else real(name))
     assert keys(folder, parameters)["baseline"] != before["baseline"]
 
 

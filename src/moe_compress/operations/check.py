@@ -10,7 +10,8 @@ from moe_compress import __version__
 from moe_compress.operations.base import BaseFacts, inspect_base
 from moe_compress.operations.project import Project
 from moe_compress.pipelines.key_parts import find_demonstrations, key_parts
-from moe_compress.pipelines.run_keys import check_selection, stage_keys
+from moe_compress.pipelines.request_checks import check_selection
+from moe_compress.pipelines.run_keys import stage_keys
 from moe_compress.registry.promotion import CANDIDATE, CHAMPION, ROLLED_BACK
 from moe_compress.registry.versions import RELEASED, RegisteredVersion, list_aliases, list_versions
 from moe_compress.types import digest_of

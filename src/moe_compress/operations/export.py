@@ -13,7 +13,8 @@ from moe_compress.operations.manifests import Place, write_airflow, write_argo, 
 from moe_compress.operations.needs import find_needs
 from moe_compress.operations.project import Project
 from moe_compress.operations.steps import plan_steps
-from moe_compress.pipelines.run_keys import check_selection, find_source
+from moe_compress.pipelines.request_checks import check_selection
+from moe_compress.pipelines.run_keys import find_source
 
 FORMS = {"airflow": write_airflow, "argo": write_argo, "kubernetes": write_kubernetes}
 

@@ -12,10 +12,10 @@ from moe_compress import methods
 from moe_compress.errors import ParameterError
 from moe_compress.pipelines.budget import resolve_budget
 from moe_compress.pipelines.data import demonstrations_node
+from moe_compress.pipelines.digests import file_digest
 from moe_compress.pipelines.given_plan import find_given
 from moe_compress.pipelines.lineage import describe_run
 from moe_compress.pipelines.parameters import DomainParameters, RewriteParameters, SelectParameters
-from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.plans.formats import read_any
 from moe_compress.types import (
     Agreement,

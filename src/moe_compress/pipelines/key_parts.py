@@ -7,15 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moe_compress.pipelines.digests import file_digest, source, versions
 from moe_compress.pipelines.given_plan import locate
-from moe_compress.pipelines.run_keys import (
-    evaluated_tasks,
-    file_digest,
-    find_source,
-    source,
-    versions,
-    what_tunes,
-)
+from moe_compress.pipelines.run_keys import evaluated_tasks, find_source, what_tunes
 
 PREFIX = "part."
 """What a part's name begins with among a run's keys."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from moe_compress.pipelines.digests import file_digest
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.types import CheckpointReference, Demonstrations
 
 

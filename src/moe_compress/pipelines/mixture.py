@@ -10,9 +10,9 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.pipelines.data import check_request
+from moe_compress.pipelines.digests import file_digest
 from moe_compress.pipelines.given import tell_no_background
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.pipelines.run_keys import file_digest
 from moe_compress.types import Budget, CheckpointReference, CompressionPlan, ExpertStatistics, digest_of
 
 

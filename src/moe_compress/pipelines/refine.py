@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.pipelines.digests import source
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters, SelectParameters
-from moe_compress.pipelines.run_keys import source
 from moe_compress.types import CheckpointReference, CompressionPlan, Demonstrations, digest_of
 
 

@@ -30,8 +30,8 @@ from moe_compress.evaluation.loading import StockModel, load_stock
 from moe_compress.evaluation.plans import PlanScorer
 from moe_compress.evaluation.tasks import load_task
 from moe_compress.families.derive import derive_tensor_map
+from moe_compress.pipelines.digests import file_digest, source, versions
 from moe_compress.pipelines.results_plans import ResultsParameters
-from moe_compress.pipelines.run_keys import file_digest, source, versions
 from moe_compress.types import CheckpointReference, CompressionPlan, Measurement, TensorMap, Trial, digest_of
 
 MEASURING = (
