@@ -30,7 +30,7 @@ def test_a_missing_champion_passes_and_says_so_a_missing_value_of_his_does_not()
     assert not unknown.passed
     assert describe_failure(unknown) == (
         "matched is 0.9, must be at least a limit that is not known "
-        "(the champion has no measured 'accuracy.domain' to compare with)"
+        "(no measured 'accuracy.domain' of the champion to compare with)"
     )
     assert verdict(MATCHED, 0.88, champion={"accuracy.domain": 0.9}).passed
     assert verdict(MATCHED, 0.87, champion={"accuracy.domain": 0.9}).basis == "the champion's 0.9 minus 0.02"

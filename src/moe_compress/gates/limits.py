@@ -103,5 +103,5 @@ def resolve(
         return Resolved(None, "there is no champion yet", waived=True)
     value = measured_number((baseline if limit.of == "baseline" else champion or {}).get(metric))
     if value is None:
-        return Resolved(None, f"the {limit.of} has no measured '{metric}' to compare with")
+        return Resolved(None, f"no measured '{metric}' of the {limit.of} to compare with")
     return Resolved(limit.times * value + limit.plus, limit.describe(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.errors import RegistryAwayError
 from moe_compress.gates.decide import GateSpec, decide, parse_gates, require
 from moe_compress.pipelines.measure import Speeds, measure
 from moe_compress.pipelines.parameters import DomainParameters
@@ -22,6 +24,8 @@ from moe_compress.types import (
     ProbeResult,
     TaskComparison,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def gate_statistics(
@@ -124,7 +128,6 @@ def decide_gates(
         RegistryError: if a gate asks for the champion's values and MLflow refuses.
     """
     from moe_compress.gates.expectations import record_gates
-    from moe_compress.registry.champion import read_champion
 
     specs = parse_gates(own.gate_entries(shared))
     is_compared = any(spec.reference == "champion" for spec in specs)
@@ -133,13 +136,24 @@ def decide_gates(
         measured.values,
         own.name,
         baseline=measured.baseline,
-        champion=read_champion(own.registered_model) if is_compared else None,
+        champion=_find_champion(own.registered_model) if is_compared else None,
         places=measured.places,
     )
     record = record_gates(report, reporting_folder / "gx")
     # Gates on statistics alone say nothing of the model.
     outcomes = (*earlier.outcomes, *report.outcomes) if report.outcomes else ()
     return GateReport(own.name, outcomes), record.data_docs
+
+
+def _find_champion(model_name: str) -> dict[str, float] | None:
+    """Return what the champion measured; nothing, which fails a gate, where the registry does not answer."""
+    from moe_compress.registry.champion import read_champion
+
+    try:
+        return read_champion(model_name)
+    except RegistryAwayError as error:
+        logger.warning("limits relative to the champion of '%s' are not known: %s", model_name, error)
+        return {}
 
 
 def create_statistics_pipeline() -> Pipeline:
