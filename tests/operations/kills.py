@@ -74,14 +74,16 @@ class Killer:
 
     def kill_after(self, stages):
         """Kill a run up to a third of a second after it has finished one of these stages, and return which."""
+        said = []
         with self.start("run", "medical") as process:
             for line in process.stdout:
+                said.append(line)
                 found = re.search(r"Completed node: medical\.(\S+)", line)
                 if found and found[1] in stages:
                     self.kill(process, self.chance.uniform(0, 0.3))
                     break
             else:
-                raise AssertionError(f"the run ended and was past none of {stages}")
+                raise AssertionError(f"the run ended and was past none of {stages}: {''.join(said[-40:])}")
         self.check(found[1])
         return found[1]
 

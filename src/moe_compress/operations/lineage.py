@@ -136,7 +136,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _measured(one: RegisteredVersion, other: RegisteredVersion) -> dict[str, list[float | None]]:
     before, after = (read_metrics(each.run_id) for each in (one, other))
     pairs = _pairs(before, after)
-    return {name: pairs[name] for name in sorted(pairs) if any(word in name for word in _MEASURED)}
+    return {
+        name: pairs[name]
+        for name in sorted(pairs)
+        if any(word in name for word in _MEASURED) and not name.endswith((".low", ".high"))
+    }
 
 
 def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -21,9 +21,11 @@ def write_comparison(compared: Mapping[str, Any], path: Path) -> Path:
         The file written.
     """
     measured = {name: values for name, values in compared["measured"].items() if name.startswith(_OWN)}
+    names = [uri.removeprefix("models:/").replace("/", " version ") for uri in compared["versions"]]
     html = fill_template(
         "comparison.html.j2",
         css=style_sheet(),
+        names=names,
         compared=compared,
         own=measured,
         base={name: values for name, values in compared["measured"].items() if name not in measured},

@@ -19,7 +19,8 @@ def number(value: float | None, digits: int = 4) -> str:
     """Return a plain number with that many significant digits and a real minus sign."""
     if value is None or math.isnan(value):
         return MISSING
-    return f"{value:.{digits}g}".replace("-", _MINUS)
+    text = f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return text.replace("-", _MINUS)
 
 
 def percent(share: float | None) -> str:
@@ -58,7 +59,10 @@ def difference(before: float | None, after: float | None) -> str:
     """Return how much more the second is, signed, or a dash where one is missing."""
     if before is None or after is None or math.isnan(after - before):
         return MISSING
-    return f"{after - before:+.3g}".replace("-", _MINUS)
+    if after == before:
+        return "0"
+    more = after - before
+    return f"{more:+{',.0f' if abs(more) >= 1000 else '.3g'}}".replace("-", _MINUS)
 
 
 def p_value(value: float) -> str:
