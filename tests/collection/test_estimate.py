@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -166,20 +167,25 @@ def test_both_modes_give_the_same_statistics_of_texts(readable, layout, tmp_path
     texts = ("def add", "two three alpha", "heart")
     domains = {name: Demonstrations(name, ("a", "b", "c"), texts, "0") for name in ("code", "math")}
     requests = {"code": ("embedding", "max_norm"), "math": ()}
-    found, records = {}, []
+    found, records = {}, {"resident": [], "streamed": [], "auto": []}
     caplog.set_level(logging.INFO)
     for mode in ("resident", "streamed", "auto"):
         settings = CollectSettings(mode=mode, max_tokens=12, batch_size=2)
         lineage = {"code": {"base_id": "tiny"}, "math": {}}
-        found[mode] = collect(readable, layout, domains, settings, lineage, requests, tmp_path, records.append)
+        found[mode] = collect(
+            readable, layout, domains, settings, lineage, requests, tmp_path, records[mode].append
+        )
     for name in domains:
         for mode in ("streamed", "auto"):
             for key, values in found["resident"][name].sums.items():
                 assert (found[mode][name].sums[key] == values).all()
     assert found["streamed"]["code"].provenance == {"base_id": "tiny"}
-    assert [(record.layer, record.num_layers) for record in records] == [(0, 3), (1, 3), (2, 3)]
-    assert records[2].seconds_left == 0 < records[0].seconds_left == 2 * records[0].seconds
-    assert all(isinstance(record, LayerRecord) and record.tokens_per_second > 0 for record in records)
+    layers = {mode: [(record.layer, record.num_layers) for record in told] for mode, told in records.items()}
+    assert layers == {"resident": [(0, 1)], "streamed": [(0, 3), (1, 3), (2, 3)], "auto": [(0, 1)]}
+    first, _, last = records["streamed"]
+    assert last.seconds_left == 0 < first.seconds_left == 2 * first.seconds
+    for each in chain(*records.values()):
+        assert isinstance(each, LayerRecord) and each.tokens_per_second > 0
     assert "chosen because the whole model needs about" in caplog.text
 
 

@@ -135,10 +135,10 @@ def run(
     needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder, *extra)
     logger.info("%s\nchosen because %s", needed, why)
     refuse_what_cannot_fit(needed, device, folder)
-    progress = Progress(needed.num_tokens, 1 if mode == "resident" else streamed.num_layers, report)
+    model = load_resident(streamed.files.folder, device, streamed.dtype) if mode == "resident" else None
+    progress = Progress(needed.num_tokens, streamed.num_layers if model is None else 1, report)
     try:
-        if mode == "resident":
-            model = load_resident(streamed.files.folder, device, streamed.dtype)
+        if model is not None:
             collect_resident(model, batches, sums, progress)
             return
         keep = needed.between_bytes <= _KEPT_IN_MEMORY * free_host_bytes()

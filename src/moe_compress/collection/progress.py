@@ -15,7 +15,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What one decoder layer took.
+    """What one decoder layer took, or the whole pass of a model that is loaded whole.
 
     Attributes:
         layer: the decoder layer.
@@ -76,7 +76,8 @@ class Progress:
         now = time.perf_counter()
         seconds = now - self._started
         read = (num_bytes - self._bytes) / seconds
-        self._bar.set_postfix_str(f"layer {self._layer + 1}/{self._num_layers}, reads {read / 1e6:.0f} MB/s")
+        if self._num_layers > 1:
+            self._bar.set_postfix_str(f"layer {self._layer + 1}/{self._num_layers}, reads {read / 1e6:.0f} MB/s")
         self._report(LayerRecord(self._layer, self._num_layers, seconds, self._num_tokens / seconds, read))
         self._bytes, self._started = num_bytes, now
 

@@ -31,11 +31,12 @@ def collect_resident(
         model: a loaded transformers model.
         domains: name -> batches.
         sums: domain -> what its batches are added to.
-        progress: is told of each batch.
+        progress: is told of each batch, and at the end of the pass as of one layer that read nothing.
 
     Raises:
         UnsupportedModelError: if the family cannot be observed.
     """
+    progress.start_layer(0)
     device = next(model.parameters()).device
     adding = Adding(sums)
     with torch.inference_mode(), observe(model, adding.record, adding.inspect) as set_batch:
@@ -47,3 +48,4 @@ def collect_resident(
                 model.base_model(on_device.input_ids_BS, attention_mask=on_device.mask_BS, use_cache=False)
                 progress.add_tokens(batch.num_tokens)
         adding.finish()
+    progress.end_layer(0)
