@@ -66,7 +66,7 @@ def check_new_base(operator):
 def check_difference(operator):
     compared = operator.ask("diff", "medical", "previous", "champion", "--html", "comparison.html")
     page = (operator.project.folder / "comparison.html").read_text()
-    assert "models:/moe-medical/1" in page and "candidate.accuracy.medical" in page
+    assert "moe-medical version 1 and moe-medical version 2" in page and "candidate.accuracy.medical" in page
     assert compared["gates"]["size_reduced"][1].endswith("passed")
     assert set(compared["lineage"]) >= {"base model.weights digest", "checkpoint.weights digest"}
     assert compared["parameters"] == {} and not compared["same_run_key"]
