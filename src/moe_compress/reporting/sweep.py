@@ -47,13 +47,14 @@ def _draw_interval(axes: Axes, place: float, interval: tuple[float, float], colo
 
 def _ring(axes: Axes, choice: SweepEntry) -> None:
     place = (100 * choice.size_ratio, 100 * choice.accuracy)
+    is_small = place[0] < 70  # to its left there may be no room, and larger plans lie above it
     axes.plot(*place, "o", markersize=13, fillstyle="none", color=PALETTE["merged"], label="smallest that passes")
     axes.annotate(
         f"{choice.method}, {100 * choice.fraction_dropped:g} % dropped",
         place,
-        (-9, 9),
+        (12, -26) if is_small else (-9, 9),
         textcoords="offset points",
-        ha="right",
+        ha="left" if is_small else "right",
         bbox={"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.5},
     )
 
