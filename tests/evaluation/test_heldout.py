@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moe_compress.errors import DataError
-from moe_compress.evaluation.heldout import read_texts, take_tokens
+from moe_compress.evaluation.heldout import read_heldout, read_texts, take_tokens
 
 
 def write(tmp_path, *texts):
@@ -37,6 +37,12 @@ def test_a_file_without_texts_is_refused(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file .*absent\.jsonl"):
         read_texts(tmp_path / "absent.jsonl", None, 0)
+
+
+def test_domains_without_held_out_text_are_left_out(tmp_path):
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math/heldout.jsonl").write_text(json.dumps({"text": "one"}) + "\n")
+    assert read_heldout(tmp_path, ["code", "math"], None, 0) == {"math": ["one"]}
 
 
 def test_texts_are_taken_in_a_seeded_order_until_there_are_enough_tokens(tokenizer):

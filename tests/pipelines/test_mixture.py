@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import mlflow
 import pytest
 from tests.pipelines.test_wrong_inputs import assert_refused
 
@@ -44,6 +45,9 @@ def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clin
     assert provenance["num_demonstrations"] == "24"
     version = resolve("moe-clinic", "candidate")
     assert version.tags["domains"] == "general+medical"
+    told = {each.dataset.name for each in mlflow.get_run(version.run_id).inputs.dataset_inputs}
+    measured = {f"{domain}.{what}" for domain in ("general", "medical") for what in ("demonstrations", "benchmark")}
+    assert told == {"base_model", *measured}
     card = (project.find("06_models/clinic/*/checkpoint/README.md")[0]).read_text()
     assert "compressed for **medical, general**" in card
     # Other weights: another plan of the same statistics; what it makes is tuned on the texts of both domains.

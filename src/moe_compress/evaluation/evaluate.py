@@ -13,7 +13,7 @@ from moe_compress.evaluation.benchmarks import BenchmarkRequest
 from moe_compress.evaluation.finite import check_weights
 from moe_compress.evaluation.harness import ask_tasks
 from moe_compress.evaluation.language_models import open_transformers, open_vllm
-from moe_compress.evaluation.loading import load_stock
+from moe_compress.evaluation.loading import StockModel, load_stock
 from moe_compress.evaluation.perplexity import measure_perplexities
 from moe_compress.evaluation.probes import write_freely
 from moe_compress.evaluation.public import ask_benchmarks
@@ -90,15 +90,23 @@ def evaluate_checkpoint(
             "heldout_digest": digest_of({domain: list(texts) for domain, texts in heldout.items()}),
             "evaluation_backend": backend,
             "evaluation_dtype": dtype,
-            "evaluation_device": str(stock.model.device),
             "loaded_by": name_loader(folder),
-            "missing_keys": str(len(stock.missing)),
-            "unexpected_keys": str(len(stock.unexpected)),
-            "lm_eval_version": version("lm_eval"),
-            "transformers_version": version("transformers"),
-            **({"vllm_version": version("vllm")} if served else {}),
+            **_describe_loaded(stock),
+            **_name_versions("lm_eval", "transformers", *(["vllm"] if served else [])),
         },
     )
+
+
+def _describe_loaded(stock: StockModel) -> dict[str, str]:
+    return {
+        "evaluation_device": str(stock.model.device),
+        "missing_keys": str(len(stock.missing)),
+        "unexpected_keys": str(len(stock.unexpected)),
+    }
+
+
+def _name_versions(*libraries: str) -> dict[str, str]:
+    return {f"{library}_version": version(library) for library in libraries}
 
 
 def _ask(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,16 @@ def read_texts(file: Path, limit: int | None, seed: int) -> list[str]:
         return texts
     ranked = sorted(range(len(texts)), key=lambda index: sha256(f"{seed}/{texts[index]}".encode()).digest())
     return [texts[index] for index in sorted(ranked[:limit])]
+
+
+def read_heldout(folder: Path, domains: Iterable[str], limit: int | None, seed: int) -> dict[str, list[str]]:
+    """Return domain -> its held-out texts, of those that have some; `folder` holds a folder per domain.
+
+    Raises:
+        DataError: see `read_texts`.
+    """
+    files = {domain: folder / domain / "heldout.jsonl" for domain in domains}
+    return {domain: read_texts(file, limit, seed) for domain, file in files.items() if file.is_file()}
 
 
 def take_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], tokens: int, seed: int) -> list[str]:

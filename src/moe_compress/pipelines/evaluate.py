@@ -30,7 +30,7 @@ def evaluate_model(
         EvaluationError: if the model answers with NaN.
     """
     from moe_compress.evaluation.evaluate import evaluate_checkpoint
-    from moe_compress.evaluation.heldout import read_texts
+    from moe_compress.evaluation.heldout import read_heldout
     from moe_compress.evaluation.tasks import load_task
 
     names = evaluated_tasks(parameters.tasks, own.targets)
@@ -38,15 +38,10 @@ def evaluate_model(
         load_task(name, domains_folder / name / "benchmark.jsonl", parameters.limit, parameters.seed)
         for name in names
     ]
-    heldout = {
-        name: read_texts(domains_folder / name / "heldout.jsonl", parameters.heldout_limit, parameters.seed)
-        for name in names
-        if (domains_folder / name / "heldout.jsonl").is_file()
-    }
     return evaluate_checkpoint(
         checkpoint.path,
         tasks,
-        heldout,
+        read_heldout(domains_folder, names, parameters.heldout_limit, parameters.seed),
         model=checkpoint.name,
         device=parameters.device,
         batch_size=parameters.batch_size,

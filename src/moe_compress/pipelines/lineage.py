@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moe_compress.pipelines.digests import file_digest
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.types import CheckpointReference, Demonstrations
+from moe_compress.types import CheckpointReference, Demonstrations, digest_of
 
 
 def record_lineage(
@@ -39,24 +39,26 @@ def describe_run(
     domains_folder: Path,
     own: DomainParameters,
 ) -> dict[str, str]:
-    """Return a lineage, and tell MLflow which base model it is of and which benchmark measures it.
+    """Return a lineage, and tell MLflow which base model it is of and which benchmarks measure it.
 
     Args:
         base_model: the model that is compressed.
         origin: the entries on how the plan came about.
         run_keys: the run's keys and its command.
-        domains_folder: holds the benchmark.
-        own: the domain.
+        domains_folder: holds the benchmarks.
+        own: the domain, or the mixture.
     """
     from moe_compress.registry.tracking import log_dataset_digest, run_provenance
 
     log_dataset_digest("base_model", base_model.weights_digest, str(base_model.path), "base")
-    benchmark = domains_folder / own.name / "benchmark.jsonl"
-    log_dataset_digest(f"{own.name}.benchmark", file_digest(benchmark), str(benchmark), "evaluation")
+    benchmarks = {target: domains_folder / target / "benchmark.jsonl" for target in own.targets}
+    digests = {target: file_digest(file) for target, file in benchmarks.items()}
+    for target, file in benchmarks.items():
+        log_dataset_digest(f"{target}.benchmark", digests[target], str(file), "evaluation")
     return {
         **base_model.as_provenance(),
         "domain": own.name,
-        "benchmark_digest": file_digest(benchmark),
+        "benchmark_digest": digests.get(own.name) or digest_of(digests),
         **origin,
         **run_provenance(Path.cwd()),
         "command": run_keys["command"],

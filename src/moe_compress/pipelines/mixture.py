@@ -10,8 +10,8 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress import methods
 from moe_compress.pipelines.data import check_request
-from moe_compress.pipelines.digests import file_digest
 from moe_compress.pipelines.given import tell_no_background
+from moe_compress.pipelines.lineage import describe_run
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
 from moe_compress.types import Budget, CheckpointReference, CompressionPlan, ExpertStatistics, digest_of
 
@@ -25,26 +25,19 @@ def record_mixture(
     *statistics: ExpertStatistics,
 ) -> dict[str, str]:
     """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads."""
-    from moe_compress.registry.tracking import log_dataset_digest, run_provenance
+    from moe_compress.registry.tracking import log_dataset_digest
 
-    chosen = own.selection(select)
     digests = {each.domain: each.provenance["demonstrations_digest"] for each in statistics}
-    benchmarks = {domain: domains_folder / domain / "benchmark.jsonl" for domain in own.targets}
-    for domain, file in benchmarks.items():
-        log_dataset_digest(f"{domain}.demonstrations", digests[domain], str(file.parent), "calibration")
-        log_dataset_digest(f"{domain}.benchmark", file_digest(file), str(file), "evaluation")
-    return {
-        **base_model.as_provenance(),
-        "domain": own.name,
+    for domain, digest in digests.items():
+        log_dataset_digest(f"{domain}.demonstrations", digest, str(domains_folder / domain), "calibration")
+    chosen = own.selection(select)
+    origin = {
         "domains": "+".join(sorted(own.targets)),
-        "benchmark_digest": digest_of({domain: file_digest(file) for domain, file in benchmarks.items()}),
         "demonstrations_digest": digest_of(digests),
         "num_demonstrations": str(sum(int(each.provenance["num_demonstrations"]) for each in statistics)),
         **chosen.as_provenance(),
-        **run_provenance(Path.cwd()),
-        "command": run_keys["command"],
-        "run_key": run_keys["run"],
     }
+    return describe_run(base_model, origin, run_keys, domains_folder, own)
 
 
 def plan_mixture(

@@ -33,19 +33,13 @@ def probe_candidate(
     Raises:
         NotFiniteError: if the base predicts what is no finite number.
     """
-    from moe_compress.evaluation.heldout import read_texts
+    from moe_compress.evaluation.heldout import read_heldout
     from moe_compress.evaluation.probing import probe
 
     if candidate.fault:
         return ProbeResult(left_out="the candidate could not be evaluated")
-    files = {
-        name: domains_folder / name / "heldout.jsonl" for name in evaluated_tasks(parameters.tasks, own.targets)
-    }
-    texts = {
-        name: read_texts(file, parameters.heldout_limit, parameters.seed)
-        for name, file in files.items()
-        if file.is_file()
-    }
+    names = evaluated_tasks(parameters.tasks, own.targets)
+    texts = read_heldout(domains_folder, names, parameters.heldout_limit, parameters.seed)
     return probe(
         base_model.path,
         checkpoint.path,

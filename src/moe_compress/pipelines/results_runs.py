@@ -25,7 +25,7 @@ from moe_compress.checkpoint.index import CheckpointIndex, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
-from moe_compress.evaluation.heldout import read_texts
+from moe_compress.evaluation.heldout import read_heldout
 from moe_compress.evaluation.loading import StockModel, load_stock
 from moe_compress.evaluation.plans import PlanScorer
 from moe_compress.evaluation.tasks import load_task
@@ -108,8 +108,8 @@ class Runner:
         if domain not in self._scorers:
             setting, folder = self._setting, self._setting.domains_folder / domain
             task = load_task(domain, folder / "benchmark.jsonl", setting.benchmark_limit, setting.seed)
-            heldout = folder / "heldout.jsonl"
-            texts = read_texts(heldout, setting.heldout_limit, setting.seed) if heldout.is_file() else []
+            heldout = read_heldout(setting.domains_folder, [domain], setting.heldout_limit, setting.seed)
+            texts = heldout.get(domain, [])
             self._scorers[domain] = PlanScorer(self._stock.model, self._stock.tokenizer, task, texts)
         return self._scorers[domain]
 

@@ -49,21 +49,16 @@ class Bench:
 
     @cached_property
     def _trials(self) -> PlanTrials:
-        from moe_compress.evaluation.heldout import read_texts
+        from moe_compress.evaluation.heldout import read_heldout
         from moe_compress.evaluation.loading import load_stock
         from moe_compress.evaluation.sweep import PlanTrials
 
         evaluate = self._evaluate
-        files = {name: self._domains_folder / name / "heldout.jsonl" for name in self._names}
         return PlanTrials(
             load_stock(self._base_model.path, evaluate.device, evaluate.dtype),
             self._folder,
             self._tasks,
-            {
-                name: read_texts(file, evaluate.heldout_limit, evaluate.seed)
-                for name, file in files.items()
-                if file.is_file()
-            },
+            read_heldout(self._domains_folder, self._names, evaluate.heldout_limit, evaluate.seed),
             evaluate.batch_size,
             self._write if self._rewrite_merging else None,
         )

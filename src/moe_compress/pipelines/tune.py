@@ -105,14 +105,14 @@ def find_measured(
     domains_folder: Path, evaluate: EvaluateParameters, own: DomainParameters, public: BenchmarkRequest
 ) -> list[str]:
     """Return what the model is measured with: all of every task that is evaluated, not only what this run drew."""
-    from moe_compress.evaluation.heldout import read_texts
+    from moe_compress.evaluation.heldout import read_heldout
     from moe_compress.evaluation.tasks import read_items
 
-    measured: list[str] = []
-    for name in evaluated_tasks(evaluate.tasks, own.targets):
-        measured += [item.question for item in read_items(domains_folder / name / "benchmark.jsonl")]
-        if (heldout := domains_folder / name / "heldout.jsonl").is_file():
-            measured += read_texts(heldout, None, evaluate.seed)
+    names = evaluated_tasks(evaluate.tasks, own.targets)
+    files = [domains_folder / name / "benchmark.jsonl" for name in names]
+    measured = [item.question for file in files for item in read_items(file)]
+    for texts in read_heldout(domains_folder, names, None, evaluate.seed).values():
+        measured += texts
     if public.benchmarks:
         from moe_compress.evaluation.public import read_phrases
 
