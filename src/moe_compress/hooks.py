@@ -57,20 +57,18 @@ class RunKeyHooks:
         Raises:
             MoeCompressError: if the request cannot be met, or there is nothing to take a digest of.
         """
-        from moe_compress.pipelines.benchmarks import check_evaluation
+        from moe_compress.pipelines.foresee import foresee_collections
         from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
-        from moe_compress.pipelines.request_checks import check_selection
         from moe_compress.pipelines.run_keys import stage_keys
 
         parameters = plain(catalog["parameters"].load())
-        for domain in find_domains(pipeline, parameters):
-            check_selection(parameters, domain)
-            check_origin(parameters, domain, pipeline)
-            check_parts(parameters, domain, pipeline)
-            if f"{domain}.candidate_evaluation" in pipeline.all_outputs():
-                check_evaluation(parameters, domain)
+        domains = find_domains(pipeline, parameters)
+        for domain in domains:
+            check_domain(parameters, domain, pipeline)
             if {f"{domain}.registered", f"{domain}.candidate_checkpoint"} & pipeline.all_outputs():
                 self._lock.acquire(domain)
+        foresee_collections(parameters, pipeline, catalog)
+        for domain in domains:
             rows = find_demonstrations(parameters, domain, catalog)
             folder = catalog["domains_folder"].load()
             keys = stage_keys(parameters, domain, catalog["base_model"].load().identity, rows, folder)
@@ -122,6 +120,22 @@ def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, .
             f"them up with reduce_{plans[0]}, and run this without collect.shard"
         )
     return found
+
+
+def check_domain(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:
+    """Check all that can be known of a domain's request before its files are looked at.
+
+    Raises:
+        MoeCompressError: if the request cannot be met.
+    """
+    from moe_compress.pipelines.benchmarks import check_evaluation
+    from moe_compress.pipelines.request_checks import check_selection
+
+    check_selection(parameters, domain)
+    check_origin(parameters, domain, pipeline)
+    check_parts(parameters, domain, pipeline)
+    if f"{domain}.candidate_evaluation" in pipeline.all_outputs():
+        check_evaluation(parameters, domain)
 
 
 def check_parts(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from moe_compress.checkpoint.digest import settings_digest, weights_digest
+from moe_compress.checkpoint.digest import settings_digest, unread_bytes, weight_file_digests, weights_digest
 from moe_compress.errors import CheckpointError
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -49,6 +49,18 @@ def test_the_cache_answers_for_an_unchanged_file_without_reading_it(source, tmp_
     assert weights_digest(source, tmp_path / "cache") == fresh
     os.utime(source / SHARD, ns=(time, time + 1))
     assert weights_digest(source, tmp_path / "cache") != fresh
+
+
+def test_what_must_be_read_is_known_without_reading_and_told_as_it_is_read(source, tmp_path):
+    sizes = {path.name: path.stat().st_size for path in source.glob("*.safetensors")}
+    assert unread_bytes(source, tmp_path / "cache") == sum(sizes.values())
+    told = []
+    digests = weight_file_digests(source, tmp_path / "cache", told.append)
+    assert list(digests) == sorted(sizes) and told == [sizes[name] for name in sorted(sizes)]
+    assert unread_bytes(source, tmp_path / "cache") == 0
+    flip_last_byte(source / SHARD)
+    os.utime(source / SHARD, ns=(1, 1))
+    assert unread_bytes(source, tmp_path / "cache") == sizes[SHARD]
 
 
 def test_a_damaged_cache_entry_is_not_believed(source, tmp_path):

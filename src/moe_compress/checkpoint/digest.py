@@ -3,7 +3,8 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from moe_compress.atomic import write_atomically
@@ -12,6 +13,8 @@ from moe_compress.checkpoint.index import list_weight_files
 from moe_compress.errors import CheckpointError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUM_READERS = 4
+"""Files read at once: one thread digests about as fast as one disk reads, and checkpoints lie on several."""
 
 
 def weights_digest(folder: Path, cache_dir: Path | None = None) -> str:
@@ -36,9 +39,35 @@ def settings_digest(folder: Path) -> str:
     return join_digests(settings_file_digests(folder))
 
 
-def weight_file_digests(folder: Path, cache_dir: Path | None = None) -> dict[str, str]:
-    """Return name -> sha256 of a checkpoint's safetensors files; see `weights_digest`."""
-    return {name: digest_file(resolve_file(folder, name), cache_dir) for name in list_weight_files(folder)}
+def weight_file_digests(
+    folder: Path, cache_dir: Path | None = None, progress: Callable[[int], object] | None = None
+) -> dict[str, str]:
+    """Return name -> sha256 of a checkpoint's safetensors files; see `weights_digest`.
+
+    Args:
+        folder: the checkpoint.
+        cache_dir: where digests of files are remembered, if anywhere.
+        progress: told the bytes of each file that is done.
+    """
+    names = list_weight_files(folder)
+    paths = [resolve_file(folder, name) for name in names]
+    digests = {}
+    with ThreadPoolExecutor(_NUM_READERS, "digest") as readers:
+        try:
+            tasks = [readers.submit(digest_file, path, cache_dir) for path in paths]
+            for name, path, task in zip(names, paths, tasks, strict=True):
+                digests[name] = task.result()
+                if progress:
+                    progress(path.stat().st_size)
+        finally:
+            readers.shutdown(cancel_futures=True)
+    return digests
+
+
+def unread_bytes(folder: Path, cache_dir: Path) -> int:
+    """Return the bytes of a checkpoint's weight files whose digests are not remembered."""
+    paths = [resolve_file(folder, name) for name in list_weight_files(folder)]
+    return sum(path.stat().st_size for path in paths if _remembered(_entry(cache_dir, path, path.stat())) is None)
 
 
 def settings_file_digests(folder: Path) -> dict[str, str]:
@@ -60,9 +89,8 @@ def digest_file(path: Path, cache_dir: Path | None = None) -> str:
     """Return the sha256 of one file, from the cache if the file has not changed since."""
     with path.open("rb") as stream:
         before = os.fstat(stream.fileno())
-        key = f"{os.path.realpath(path)}\0{before.st_size}\0{before.st_mtime_ns}"
-        entry = cache_dir / hashlib.sha256(key.encode()).hexdigest() if cache_dir else None
-        if entry and entry.is_file() and _SHA256.fullmatch(known := entry.read_text()):
+        entry = _entry(cache_dir, path, before) if cache_dir else None
+        if entry and (known := _remembered(entry)):
             return known
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         after = os.fstat(stream.fileno())
@@ -71,3 +99,14 @@ def digest_file(path: Path, cache_dir: Path | None = None) -> str:
     if entry:
         write_atomically(entry, digest.encode())
     return digest
+
+
+def _entry(cache_dir: Path, path: Path, status: os.stat_result) -> Path:
+    """Return where a file's digest is remembered: under its real path, size and modification time."""
+    key = f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+    return cache_dir / hashlib.sha256(key.encode()).hexdigest()
+
+
+def _remembered(entry: Path) -> str | None:
+    """Return the digest an entry holds, None if it holds none."""
+    return entry.read_text() if entry.is_file() and _SHA256.fullmatch(entry.read_text()) else None

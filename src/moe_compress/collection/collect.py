@@ -14,13 +14,20 @@ import torch
 from moe_compress.collection.batches import Batch, digest_batches, encode_domains
 from moe_compress.collection.distributed import (
     add_ranks,
+    count_ranks,
     join_ranks,
     parse_shard,
     refuse_empty_shards,
     refuse_what_does_not_add,
     take_share,
 )
-from moe_compress.collection.estimate import choose_mode, estimate, free_host_bytes, refuse_what_cannot_fit
+from moe_compress.collection.estimate import (
+    Estimate,
+    choose_mode,
+    estimate,
+    free_host_bytes,
+    refuse_what_cannot_fit,
+)
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
 from moe_compress.collection.resume import ResumePoint
@@ -90,13 +97,8 @@ def collect(
         StatisticsError: if an invariant of the sums is broken.
     """
     place, count = parse_shard(settings.shard)
-    device = find_device(settings.device)
-    config = build_config(files.config)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
-    tokenizer = load_tokenizer(files.folder)
-    batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
-    refuse_empty_shards(batches, settings.shard)
-    streamed = StreamedModel(files, find_dtype(files, settings.dtype), device)
+    batches, streamed = prepare(files, domains, settings)
+    device = streamed.device
     asked = requests or dict.fromkeys(domains, ())
     reduce = reductions or {}
     sums = {
@@ -116,6 +118,67 @@ def collect(
     return {name: own.as_statistics(name, {**provenance[name], **lineage}) for name, own in sums.items()}
 
 
+def foresee(
+    files: CheckpointFiles,
+    layout: MoELayout,
+    domains: Mapping[str, Demonstrations],
+    settings: CollectSettings,
+    requests: Mapping[str, Collection[str]],
+    folder: Path | None,
+) -> None:
+    """Say what `collect` would take of these, and refuse what cannot fit; reads headers and texts alone.
+
+    Raises:
+        ParameterError: if a shard does not exist.
+        UnsupportedModelError: if the family cannot be streamed and is to be.
+        ResourceError: if memory or disk do not suffice.
+    """
+    batches, streamed = prepare(files, domains, settings)
+    _, count = parse_shard(settings.shard)
+    largest = take_share(batches, 0, count * count_ranks())
+    settle(streamed, largest, layout, settings, folder, requests)
+
+
+def prepare(
+    files: CheckpointFiles, domains: Mapping[str, Demonstrations], settings: CollectSettings
+) -> tuple[dict[str, tuple[Batch, ...]], StreamedModel]:
+    """Return each domain's batches, and the model without weights.
+
+    Raises:
+        ParameterError: if a shard would be empty.
+        UnsupportedModelError: if the model cannot be built.
+    """
+    config = build_config(files.config)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.max_tokens
+    tokenizer = load_tokenizer(files.folder)
+    batches = encode_domains(domains, tokenizer, min(settings.max_tokens, context), settings.batch_size)
+    refuse_empty_shards(batches, settings.shard)
+    return batches, StreamedModel(files, find_dtype(files, settings.dtype), find_device(settings.device))
+
+
+def settle(
+    streamed: StreamedModel,
+    batches: Mapping[str, Sequence[Batch]],
+    layout: MoELayout,
+    settings: CollectSettings,
+    folder: Path | None,
+    requests: Mapping[str, Collection[str]],
+) -> Estimate:
+    """Return what collecting takes in the mode that suits this machine, after saying so.
+
+    Raises:
+        UnsupportedModelError: if the weights cannot be streamed and are to be.
+        ResourceError: if memory or disk do not suffice.
+    """
+    extra = (requests, settings.embedding_tokens)
+    resident = estimate("resident", streamed, batches, layout, None, *extra)
+    mode, why = choose_mode(settings.mode, resident, streamed.device, streamed.files)
+    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder, *extra)
+    logger.info("%s\nchosen because %s", needed, why)
+    refuse_what_cannot_fit(needed, streamed.device, folder)
+    return needed
+
+
 def run(
     streamed: StreamedModel,
     batches: Mapping[str, Sequence[Batch]],
@@ -126,16 +189,10 @@ def run(
     report: Callable[[LayerRecord], None] | None = None,
 ) -> None:
     """Add up each domain's sums, after saying what they will take."""
-    device = streamed.device
     layout = next(iter(sums.values())).layout
-    asked = {name: own.requests for name, own in sums.items()}
-    extra = (asked, settings.embedding_tokens)
-    resident = estimate("resident", streamed, batches, layout, None, *extra)
-    mode, why = choose_mode(settings.mode, resident, device, streamed.files)
-    needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder, *extra)
-    logger.info("%s\nchosen because %s", needed, why)
-    refuse_what_cannot_fit(needed, device, folder)
-    model = load_resident(streamed.files.folder, device, streamed.dtype) if mode == "resident" else None
+    needed = settle(streamed, batches, layout, settings, folder, {name: own.requests for name, own in sums.items()})
+    is_resident = needed.mode == "resident"
+    model = load_resident(streamed.files.folder, streamed.device, streamed.dtype) if is_resident else None
     progress = Progress(needed.num_tokens, streamed.num_layers if model is None else 1, report)
     try:
         if model is not None:

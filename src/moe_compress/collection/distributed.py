@@ -28,7 +28,7 @@ _PATIENCE = timedelta(days=7)
 @contextmanager
 def join_ranks(is_cuda: bool) -> Iterator[tuple[int, int]]:
     """Yield (rank, number of ranks) as `torchrun` set them, joined with the others; (0, 1) for a lone process."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = count_ranks()
     if count == 1 or dist.is_initialized():
         yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         return
@@ -37,6 +37,11 @@ def join_ranks(is_cuda: bool) -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), count
     finally:
         dist.destroy_process_group()
+
+
+def count_ranks() -> int:
+    """Return the number of processes that `torchrun` started together, 1 for a lone one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:

@@ -100,7 +100,8 @@ def estimate(
         for name, own in requests.items()
         for request in own
     ]
-    flops = 2 * parameters * padded + sum(cost.flops for cost in asked)
+    attended = sum(_attention_flops(streamed, batch) for batch in batches)
+    flops = 2 * parameters * padded + attended + sum(cost.flops for cost in asked)
     seconds = flops / _measure_flops(streamed.device, streamed.dtype)
     reading = read / _measure_reading(streamed.shards())
     return Estimate(
@@ -252,6 +253,17 @@ def _active_parameters(streamed: StreamedModel, layout: MoELayout) -> int:
         for name, tensor in streamed.model.named_parameters()
         if name.startswith(f"{streamed.replay.path}.")
     )
+
+
+def _attention_flops(streamed: StreamedModel, batch: Batch) -> int:
+    """Return the operations of all layers' products of queries, keys and values, as if each saw all positions."""
+    config = streamed.model.config.get_text_config()
+    heads = int(getattr(config, "num_attention_heads", 0) or 0)
+    head = getattr(config, "head_dim", None) or _hidden_size(streamed.model) // max(heads, 1)
+    key = (getattr(config, "qk_nope_head_dim", 0) or 0) + (getattr(config, "qk_rope_head_dim", 0) or 0) or head
+    value = getattr(config, "v_head_dim", None) or head
+    rows, length = batch.input_ids_BS.shape
+    return 2 * rows * length**2 * heads * (key + value) * streamed.num_layers
 
 
 def _measure_flops(device: torch.device, dtype: torch.dtype) -> float:

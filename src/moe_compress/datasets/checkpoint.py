@@ -13,8 +13,13 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
 
-from moe_compress.checkpoint.digest import join_digests, settings_file_digests, weight_file_digests
-from moe_compress.checkpoint.index import list_strays, read_index
+from moe_compress.checkpoint.digest import (
+    join_digests,
+    settings_file_digests,
+    unread_bytes,
+    weight_file_digests,
+)
+from moe_compress.checkpoint.index import list_strays, list_weight_files, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
@@ -28,6 +33,8 @@ WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "REA
 """Code travels unread, for loaders that a reader trusts with it and `auto_map` names it; here it never runs."""
 UNWANTED = ["*/*", "consolidated*"]
 """The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards."""
+_PATIENCE = 2.0
+"""Seconds of reading weights before a bar is shown."""
 
 
 class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference]):
@@ -52,6 +59,7 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
     ):
         self._filepath, self.digests = given or filepath, Path(path)
         self._hub_id, self._revision = (None, None) if given else (hub_id, revision)
+        self._found: tuple[Path, tuple[str, str] | None] | None = None
         self._reference: CheckpointReference | None = None
         self.metadata = metadata
 
@@ -72,13 +80,30 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
             RegistryError: if no such version is registered, or its files are not on this machine.
         """
         if self._reference is None:
+            folder, named = self._find()
+            found = refer_to(folder, self.digests)
+            self._reference = replace(found, name=named[0], revision=named[1]) if named else found
+        return self._reference
+
+    def unread(self) -> Path | None:
+        """Return the folder if `load` will read weights from end to end, None if all digests are remembered.
+
+        Raises:
+            CheckpointError: as `load` does.
+            RegistryError: as `load` does.
+        """
+        folder, _ = self._find()
+        return folder if unread_bytes(folder, self.digests) else None
+
+    def _find(self) -> tuple[Path, tuple[str, str] | None]:
+        """Return the folder, its headers checked, and its name and revision where the folder does not tell them."""
+        if self._found is None:
             folder, named = fetch(self.place)
             read_index(folder)
             if strays := list_strays(folder):
                 logger.warning("%s: no part of this checkpoint, left out: %s", folder, ", ".join(strays))
-            found = refer_to(folder, self.digests)
-            self._reference = replace(found, name=named[0], revision=named[1]) if named else found
-        return self._reference
+            self._found = folder, named
+        return self._found
 
     def save(self, data: CheckpointReference) -> None:
         """Refuse: the checkpoint is an input."""
@@ -182,7 +207,10 @@ def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
 
 def refer_to(folder: Path, digests: Path | None) -> CheckpointReference:
     """Return a reference to a checkpoint folder, reading each weight file once unless its digest is known."""
-    weights, settings = weight_file_digests(folder, digests), settings_file_digests(folder)
+    total = sum((folder / name).stat().st_size for name in list_weight_files(folder))
+    with tqdm(total=total, unit="B", unit_scale=True, desc="digest", delay=_PATIENCE) as bar:
+        weights = weight_file_digests(folder, digests, bar.update)
+    settings = settings_file_digests(folder)
     return CheckpointReference(
         path=folder,
         name=folder.name,

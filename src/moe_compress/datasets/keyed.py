@@ -43,6 +43,10 @@ class KeyedDataset(AbstractDataset[Any, Any]):
             )
         return self._filepath / self._key[:KEY_LENGTH] / self._basename
 
+    def has_earlier(self) -> bool:
+        """Whether any run, under whatever key, left a value here."""
+        return any(self._filepath.glob(f"*/{self._basename}"))
+
     def _exists(self) -> bool:
         return self._key is not None and self.path.exists()
 

@@ -15,7 +15,9 @@ from moe_compress.pipelines.requests import find_reduction, find_requests
 from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout, Provenance
 
 if TYPE_CHECKING:
+    from moe_compress.collection.collect import CollectSettings
     from moe_compress.collection.progress import LayerRecord
+    from moe_compress.collection.streamed import CheckpointFiles
 
 
 SHARED = ("base_model", "params:collect", "params:select", "collect_folder")
@@ -75,21 +77,30 @@ def collect_domains(
         folder: where a collection that may be killed commits each layer.
         selections: domain -> the method that the statistics are for, and its settings; the default's otherwise.
     """
-    from moe_compress.checkpoint.index import read_index
-    from moe_compress.collection.collect import CollectSettings, collect
-    from moe_compress.collection.streamed import CheckpointFiles
-    from moe_compress.families.derive import derive_layout
+    from moe_compress.collection.collect import collect
 
-    index = read_index(base_model.path)
-    layout = derive_layout(index.config, index.shapes)
-    files = CheckpointFiles(index.folder, index.config, index.tensors)
-    settings = CollectSettings(**parameters.model_dump(exclude={"statistics"}))
+    files, layout, settings = open_checkpoint(base_model.path, parameters)
     reductions = {
         name: reduction
         for name, own in requests.items()
         if (reduction := find_reduction(own, selections.get(name, SelectParameters())))
     }
     return collect(files, layout, domains, settings, lineages, requests, folder, log_layer, reductions)
+
+
+def open_checkpoint(
+    folder: Path, parameters: CollectParameters
+) -> tuple[CheckpointFiles, MoELayout, CollectSettings]:
+    """Return a checkpoint as its headers describe it, its layout, and how it is collected from."""
+    from moe_compress.checkpoint.index import read_index
+    from moe_compress.collection.collect import CollectSettings
+    from moe_compress.collection.streamed import CheckpointFiles
+    from moe_compress.families.derive import derive_layout
+
+    index = read_index(folder)
+    files = CheckpointFiles(index.folder, index.config, index.tensors)
+    settings = CollectSettings(**parameters.model_dump(exclude={"statistics"}))
+    return files, derive_layout(index.config, index.shapes), settings
 
 
 def log_layer(record: LayerRecord) -> None:
