@@ -25,7 +25,7 @@ run: setup
 	$(BIN)/kedro run --pipelines=prune_$(DOMAIN)
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks examples scripts

@@ -12,3 +12,8 @@ os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 # Tests that run side by side, one process a core, would wait for each other's threads.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Start whole runs of a project first: they take minutes a file, and none should be left over at the end."""
+    items.sort(key=lambda item: "pipelines" not in item.path.parts)
