@@ -9,7 +9,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from moe_compress import methods
-from moe_compress.errors import ParameterError
+from moe_compress.errors import ParameterError, StatisticsError
 from moe_compress.methods._released_clusters import cluster_batch
 from moe_compress.methods._released_votes import prune_each_layer, prune_over_layers
 from moe_compress.types import Budget, ExpertStatistics, MoELayout
@@ -76,6 +76,34 @@ def test_following_the_budget_drops_the_layer_stages_first(make_statistics):
     assert plan.kept == tuple(tuple(e for e in range(16) if e not in pruned[layer]) for layer in (1, 2, 3))
     fewer = methods.plan("c_prune_released", statistics, Budget(experts_per_layer=6), 0, parameters=PARAMETERS)
     assert all(set(kept) <= set(more) for kept, more in zip(fewer.kept, plan.kept, strict=True))
+
+
+def on_a_line(domain, batches):
+    """Return statistics of one layer whose experts' outputs are numbers, per batch those given."""
+    outputs = np.array(batches, dtype=float)
+    gram = np.einsum("bx,by->xby", outputs, outputs)[None, :, :, None]
+    return ExpertStatistics(domain, MoELayout((0,), (4,), 1), {"pooled_gram": gram}, 0)
+
+
+@pytest.mark.parametrize(("ones", "others"), [(1, 1), (1, 2), (2, 3)])
+def test_a_mixture_counts_the_votes_of_every_domains_batches(ones, others):
+    one, other = on_a_line("a", [[0, 1, 2, 100]] * ones), on_a_line("b", [[1, 0, 2, 100]] * others)
+    parameters = {"clusters": 2, "global_clusters": 1, "layer_rate": 0.25, "global_rate": 0.25}
+    plan = methods.plan_mixed(
+        "c_prune_released", [other, one], Budget(experts_per_layer=1), 0, None, "balanced", parameters
+    )
+    # In every batch expert 3 is a cluster by itself and the middle one of the others, 1 or 0, has their one vote:
+    # the layer stage prunes 2. Of the three left, one cluster, the nearest to the centre is again 1 or 0.
+    lead = ones + others + 1
+    assert plan.scores.tolist() == [[lead + others, lead + ones, 0, lead]]
+
+
+def test_a_mixture_needs_every_domains_batches():
+    lacking = ExpertStatistics("b", MoELayout((0,), (4,), 1), {"count": np.zeros((1, 4))}, 0)
+    with pytest.raises(StatisticsError, match="'a' and 'b' do not add"):
+        methods.plan_mixed(
+            "c_prune_released", [on_a_line("a", [[0, 1, 2, 9]]), lacking], Budget(experts_per_layer=1), 0
+        )
 
 
 def test_layers_of_different_size_are_refused():

@@ -54,6 +54,14 @@ def test_statistics_with_other_sums_do_not_add():
         statistics() + statistics(gate=np.ones((2, 4)))
 
 
+def test_sums_of_other_shapes_do_not_add():
+    one, three = (statistics(pooled_gram=np.ones((2, 4, batches, 2, 4))) for batches in (1, 3))
+    with pytest.raises(
+        StatisticsError, match=r"'pooled_gram' .* \[2, 4, 1, 2, 4\] and \[2, 4, 3, 2, 4\]; add shards"
+    ):
+        one + three
+
+
 def test_counts_must_be_tokens_times_top_k():
     with pytest.raises(StatisticsError, match=r"layer 1 counted 4 routed tokens .* 6 tokens times top_k=2 is 12"):
         ExpertStatistics("toy", LAYOUT, {"count": np.ones((2, 4))}, 6)

@@ -16,8 +16,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from moe_compress.errors import ParameterError, PluginError
@@ -25,7 +23,7 @@ from moe_compress.methods._agreement import compare_halves
 from moe_compress.methods._budget import check_budget, experts_to_keep, layer_bounds, total_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._likeness import measure_likeness
-from moe_compress.methods._mixed import given_weights, max_min_weights, mix_scores, sort_domains
+from moe_compress.methods._mixed import add_domains, given_weights, max_min_weights, mix_scores, sort_domains
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
 from moe_compress.methods._released_votes import prune_published
 from moe_compress.methods._target import budget_within, check_within, parse_count, parse_size
@@ -201,7 +199,8 @@ def plan_mixed(
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
     Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains). A
-    method that plans by itself has no scores to mix and is given the sum of the domains' statistics.
+    method that plans by itself has no scores to mix and is given the sum of the domains' statistics, and what was
+    kept by batch (`pooled_gram`) of all batches of all domains.
 
     Args:
         name: the method.
@@ -229,7 +228,7 @@ def plan_mixed(
                 f"{name} plans by itself and has no scores to weigh; leave select.weights null, or mix a method "
                 "that scores"
             )
-        summed = plan(name, reduce(add, ordered), budget, seed, router_groups, parameters)
+        summed = plan(name, add_domains(ordered), budget, seed, router_groups, parameters)
         return replace(summed, provenance=provenance)
     check_parameters(name, parameters)
     scores = [method.score(each, seed) for each in ordered]

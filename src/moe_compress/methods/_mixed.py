@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from math import sqrt
+from operator import add
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from moe_compress.methods._choose import layer_shares
 from moe_compress.types import CompressionPlan, ExpertStatistics, FloatArray, MoELayout
 
 MAX_MIN_ROUNDS = 60
+
+_OF_BATCHES = "pooled_gram"
 
 PlanScores = Callable[[FloatArray], CompressionPlan]
 
@@ -97,6 +102,22 @@ def given_weights(domains: Sequence[str], weights: Mapping[str, float] | str | N
             f"every domain of {', '.join(domains)} has weight 0; give at least one more than 0 (select.weights)"
         )
     return chosen
+
+
+def add_domains(ordered: Sequence[ExpertStatistics]) -> ExpertStatistics:
+    """Return the sum of the domains' statistics; of `pooled_gram` all batches side by side, on axis 2.
+
+    Batches are of one domain's demonstrations: batch 1 of one domain and batch 1 of another are two batches.
+
+    Raises:
+        StatisticsError: if the domains' sums differ in name or shape.
+    """
+    if any(_OF_BATCHES not in each.sums for each in ordered):
+        return reduce(add, ordered)
+    batches = np.concatenate([each[_OF_BATCHES] for each in ordered], axis=2)
+    others = [{name: each[name] for name in each.sums if name != _OF_BATCHES} for each in ordered]
+    added = reduce(add, (replace(each, sums=sums) for each, sums in zip(ordered, others, strict=True)))
+    return replace(added, sums={**added.sums, _OF_BATCHES: batches})
 
 
 def sort_domains(statistics: Sequence[ExpertStatistics]) -> tuple[ExpertStatistics, ...]:

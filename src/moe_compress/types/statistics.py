@@ -116,14 +116,9 @@ class ExpertStatistics:
         """Return the sums over both sets of tokens.
 
         Raises:
-            StatisticsError: if layouts or the names of the sums differ.
+            StatisticsError: if layouts, or the names or shapes of the sums differ.
         """
-        names = [(set(each.sums), set(each.maxima)) for each in (self, other)]
-        if self.layout != other.layout or names[0] != names[1]:
-            raise StatisticsError(
-                f"statistics of '{self.domain}' and '{other.domain}' do not add: their layouts or sums differ; "
-                "collect both from the same base model with the same settings"
-            )
+        self._check_adds(other)
         domain = self.domain if self.domain == other.domain else f"{self.domain}+{other.domain}"
         return replace(
             self,
@@ -133,6 +128,20 @@ class ExpertStatistics:
             maxima={name: np.maximum(values, other.maxima[name]) for name, values in self.maxima.items()},
             parts=self.parts + other.parts if self.parts and other.parts else None,
         )
+
+    def _check_adds(self, other: ExpertStatistics) -> None:
+        names = [(set(each.sums), set(each.maxima)) for each in (self, other)]
+        if self.layout != other.layout or names[0] != names[1]:
+            raise StatisticsError(
+                f"statistics of '{self.domain}' and '{other.domain}' do not add: their layouts or sums differ; "
+                "collect both from the same base model with the same settings"
+            )
+        for name in (*self.sums, *self.maxima):
+            if self[name].shape != other[name].shape:  # numpy would stretch a length of 1 without a word
+                raise StatisticsError(
+                    f"statistic '{name}' of '{self.domain}' and '{other.domain}' does not add: its shapes are "
+                    f"{list(self[name].shape)} and {list(other[name].shape)}; add shards of one collection only"
+                )
 
     def halves(self) -> tuple[ExpertStatistics, ExpertStatistics]:
         """Return the sums of two random halves of the demonstrations.
