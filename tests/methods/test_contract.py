@@ -27,10 +27,12 @@ BUDGETS = [
     Budget(fraction_dropped=0.5, scope="global"),
     Budget(experts_per_layer=7, multiple_of=4),
     Budget(fraction_dropped=0.4, scope="global", multiple_of=4),
+    Budget(fraction_dropped=0.5, scope="global", at_most=8),  # leaves no choice but 8 of each
 ]
 BY_IMPORTANCE = [
     Budget(fraction_dropped=0.45, scope="importance"),
     Budget(experts_per_layer=7, scope="importance", multiple_of=4),
+    Budget(fraction_dropped=0.5, scope="importance", at_most=8),
 ]
 
 
@@ -63,6 +65,7 @@ def test_budgets_are_met_exactly(name, budget, make_statistics):
     counts = plan.new_layout.num_experts
     assert sum(counts) == total_of(budget, 3, 16, budget.multiple_of)
     assert all(count % budget.multiple_of == 0 for count in counts)
+    assert max(counts) <= (budget.at_most or 16)
     if budget.scope == "per_layer":
         assert len(set(counts)) == 1
 
@@ -74,6 +77,7 @@ def test_budgets_by_importance_are_met_exactly(name, budget, make_statistics):
     counts = plan.new_layout.num_experts
     assert sum(counts) == total_of(budget, 3, 16, budget.multiple_of)
     assert all(count % budget.multiple_of == 0 for count in counts)
+    assert max(counts) <= (budget.at_most or 16)
 
 
 @pytest.mark.parametrize("scope", ["per_layer", "global"])

@@ -21,7 +21,8 @@ class Rates(MethodParameters):
 
     Attributes:
         follow: `budget`: the run's budget says how many experts go, met exactly, and the rates how the stages
-            share them. `rates`: the rates say how many go; of the budget only scope and multiple are read.
+            share them. `rates`: the rates say how many go; of the budget only scope, multiple and a layer's
+            bounds are read.
         layer_rate: share of a layer's experts that the first stage takes.
         global_rate: share of what is left over all layers that the second stage takes.
     """
@@ -70,8 +71,8 @@ def keep_clusters(
 ) -> tuple[tuple[int, ...], ...]:
     """Return per layer the clusters that stay, ascending: the stage over all layers.
 
-    Under a `per_layer` budget each layer keeps its own best; under a `global` one all compete, within the floors
-    of `layer_bounds`. A router with groups keeps the same number in each.
+    Under a `per_layer` budget each layer keeps its own best; under a `global` one all compete, within
+    `layer_bounds`. A router with groups keeps the same number in each.
 
     Args:
         worth: per layer, the importance of each cluster.
@@ -111,7 +112,7 @@ def _counts(
 ) -> tuple[int, ...]:
     step = step_of(budget, layout)
     left_L = tuple(len(values) // step * step for values in ranked)
-    floors, _ = layer_bounds(budget, layout)
+    floors, ceilings = layer_bounds(budget, layout)
     if budget.scope == "per_layer":
         if rates.follow == "budget":
             keep_L = experts_to_keep(budget, layout)
@@ -120,13 +121,17 @@ def _counts(
                 max(floor, _after(left, rates, step)) for floor, left in zip(floors, left_L, strict=True)
             )
         return _within(keep_L, left_L, layout)
-    total = total_to_keep(budget, layout) if rates.follow == "budget" else _after(sum(left_L), rates, step)
-    if total > sum(left_L):
+    room_L = tuple(min(left, ceiling) for left, ceiling in zip(left_L, ceilings, strict=True))
+    if rates.follow == "budget":
+        total = total_to_keep(budget, layout)
+    else:
+        total = min(_after(sum(left_L), rates, step), sum(room_L))
+    if total > sum(room_L):
         raise ParameterError(
-            f"the budget keeps {total} experts of all layers, but the first stage leaves {sum(left_L)} clusters; "
-            "ask it for more (select.parameters)"
+            f"the budget keeps {total} experts of all layers, but the first stage leaves {sum(room_L)} clusters "
+            "within the layers' bounds; ask it for more (select.parameters)"
         )
-    return hand_out(ranked, max(total, sum(floors)), _within(floors, left_L, layout), left_L, step, seed)
+    return hand_out(ranked, max(total, sum(floors)), _within(floors, left_L, layout), room_L, step, seed)
 
 
 def _after(left: int, rates: Rates, step: int) -> int:
