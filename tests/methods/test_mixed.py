@@ -65,10 +65,34 @@ def test_a_mixed_plan_keeps_the_best_of_the_mix(domains, scope):
     assert plan.provenance == {"domains": "code+law+medical", "domain_weights": "code=1, law=2, medical=1"}
 
 
-def test_one_domain_mixed_is_that_domains_plan(domains):
-    alone = methods.plan("gating_score", domains[0], HALF, 3)
+def with_layers_worth(name, *worth):
+    """Return statistics of equal experts, four layers of them, whose gates add up to what is given."""
+    layout = MoELayout((0, 1, 2, 3), (16,) * 4, 2)
+    return ExpertStatistics(name, layout, {"gate": np.outer(worth, np.full(16, 1 / 16))}, 0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [
+        # The floors are 2 of each layer, so 24 of 32 are shared. Of a's score the layers have 0, 1, 3 and 4
+        # eighths, of b's layer 0 has all: together 8 : 1 : 3 : 4, of which d'Hondt makes 13, 1, 4 and 6.
+        (None, (15, 3, 6, 8)),
+        ("max_min", (15, 3, 6, 8)),  # equal experts are covered alike by any, so equal weights are the best
+        ({"a": 2, "b": 0}, (2, 5, 11, 14)),
+    ],
+)
+def test_a_total_by_importance_is_shared_by_what_layers_are_worth_to_the_domains(weights, counts):
+    one, other = with_layers_worth("a", 0, 1, 3, 4), with_layers_worth("b", 1000, 0, 0, 0)
+    budget = Budget(fraction_dropped=0.5, scope="importance")
+    assert methods.plan_mixed("gating_score", [one, other], budget, 0, weights).new_layout.num_experts == counts
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global", "importance"])
+def test_one_domain_mixed_is_that_domains_plan(domains, scope):
+    half = Budget(fraction_dropped=0.5, scope=scope)
+    alone = methods.plan("gating_score", domains[0], half, 3)
     for weights in (None, {"code": 0.3}, "max_min"):
-        assert methods.plan_mixed("gating_score", domains[:1], HALF, 3, weights).kept == alone.kept
+        assert methods.plan_mixed("gating_score", domains[:1], half, 3, weights).kept == alone.kept
 
 
 def test_a_domain_of_weight_zero_says_nothing(domains):
@@ -78,7 +102,7 @@ def test_a_domain_of_weight_zero_says_nothing(domains):
 
 
 @pytest.mark.parametrize("weights", [None, {"code": 0.1, "law": 0.7}, "max_min"])
-@pytest.mark.parametrize("scope", ["per_layer", "global"])
+@pytest.mark.parametrize("scope", ["per_layer", "global", "importance"])
 def test_the_order_of_statistics_does_not_matter(domains, weights, scope):
     budget = Budget(fraction_dropped=0.5, scope=scope)
     plans = [
@@ -174,11 +198,12 @@ def test_max_min_nears_the_best_weights_of_two_domains():
 def test_weights_have_mean_one(domains):
     scores = [each["gate"] for each in domains]
 
-    def plan_scores(mixed):
+    def plan_mixture(weights):
+        mixed = mix_scores(scores, weights, LAYOUT)
         kept = [np.argsort(-row[:experts])[:4] for row, experts in zip(mixed, LAYOUT.num_experts, strict=True)]
         return CompressionPlan(LAYOUT, tuple(pruning_groups(row.tolist()) for row in kept), "toy")
 
-    assert np.mean(max_min_weights(scores, LAYOUT, plan_scores)) == pytest.approx(1.0)
+    assert np.mean(max_min_weights(scores, plan_mixture)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,14 @@ from moe_compress.methods._agreement import compare_halves
 from moe_compress.methods._budget import check_budget, experts_to_keep, layer_bounds, total_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._likeness import measure_likeness
-from moe_compress.methods._mixed import add_domains, given_weights, max_min_weights, mix_scores, sort_domains
+from moe_compress.methods._mixed import (
+    add_domains,
+    given_weights,
+    max_min_weights,
+    mix_scores,
+    mix_worth,
+    sort_domains,
+)
 from moe_compress.methods._parameters import MethodParameters, parse_parameters
 from moe_compress.methods._released_votes import prune_published
 from moe_compress.methods._target import budget_within, check_within, parse_count, parse_size
@@ -198,7 +205,8 @@ def plan_mixed(
 ) -> CompressionPlan:
     """Return the plan of method `name` for several domains at once, from statistics collected one by one.
 
-    Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains). A
+    Each domain's scores are divided by their sum in the layer, weighted and added (EASY-EP, mixed domains);
+    for a budget by `importance`, so are the layers' summed scores by their sum over all layers. A
     method that plans by itself has no scores to mix and is given the sum of the domains' statistics, and what was
     kept by batch (`pooled_gram`) of all batches of all domains.
 
@@ -233,16 +241,13 @@ def plan_mixed(
     check_parameters(name, parameters)
     scores = [method.score(each, seed) for each in ordered]
 
-    def plan_mixture(mixed_LE: FloatArray) -> CompressionPlan:
-        return plan_scores(name, mixed_LE, layout, budget, seed, router_groups)
+    def plan_mixture(weights: Sequence[float]) -> CompressionPlan:
+        mixed_LE, worth_L = mix_scores(scores, weights, layout), mix_worth(scores, weights, layout)
+        return plan_scores(name, mixed_LE, layout, budget, seed, router_groups, worth_L)
 
-    if weights == "max_min":
-        chosen = max_min_weights(scores, layout, plan_mixture)
-    else:
-        chosen = given_weights(domains, weights)
+    chosen = max_min_weights(scores, plan_mixture) if weights == "max_min" else given_weights(domains, weights)
     described = ", ".join(f"{domain}={weight:g}" for domain, weight in zip(domains, chosen, strict=True))
-    mixed = plan_mixture(mix_scores(scores, chosen, layout))
-    return replace(mixed, provenance={**provenance, "domain_weights": described})
+    return replace(plan_mixture(chosen), provenance={**provenance, "domain_weights": described})
 
 
 def measure_agreement(

@@ -22,26 +22,35 @@ def plan_scores(
     budget: Budget,
     seed: int,
     router_groups: RouterGroups,
+    worth_L: FloatArray | None = None,
 ) -> CompressionPlan:
     """Return the plan that keeps the highest scores the budget and the router's groups have room for.
+
+    Args are those of `choose_groups`, and what becomes of the router's groups.
 
     Raises:
         ParameterError: if the layout cannot meet the budget.
     """
     limits = layout.flattened if router_groups == "flatten" else layout
-    groups = choose_groups(scores_LE, limits, budget, seed)
+    groups = choose_groups(scores_LE, limits, budget, seed, worth_L)
     return CompressionPlan(layout, groups, method, scores_LE, router_groups=router_groups)
 
 
 def choose_groups(
-    scores_LE: FloatArray, layout: MoELayout, budget: Budget, seed: int
+    scores_LE: FloatArray, layout: MoELayout, budget: Budget, seed: int, worth_L: FloatArray | None = None
 ) -> tuple[tuple[ExpertGroup, ...], ...]:
     """Return one group per kept expert and layer: each layer's highest scores (EASY-EP's top-M).
 
     A `per_layer` budget keeps the same number of each layer; a `global` one compares the experts' shares of
-    their layers' scores over all layers; one by `importance` keeps more of layers whose scores add up to more. A
-    router that groups experts by position keeps the same number of each
-    of its groups.
+    their layers' scores over all layers; one by `importance` keeps more of layers that are worth more. A
+    router that groups experts by position keeps the same number of each of its groups.
+
+    Args:
+        scores_LE: higher is better.
+        layout: the model's layout.
+        budget: how many experts stay.
+        seed: orders equal scores.
+        worth_L: what each layer is worth to a budget by `importance`; None for what its scores add up to.
 
     Raises:
         ParameterError: if the layout cannot meet the budget.
@@ -55,7 +64,7 @@ def choose_groups(
         sorted_shares = [share_of_layer(row[best]) for row, best in zip(rows, order, strict=True)]
         keep = share_out(sorted_shares, budget, layout, seed)
     elif budget.scope == "importance":
-        worth_L = np.array([np.sort(row).sum() for row in rows])
+        worth_L = layer_worth(scores_LE, layout) if worth_L is None else worth_L
         keep = share_by_importance(worth_L, budget, layout, seed)
     else:
         keep = experts_to_keep(budget, layout)
@@ -84,6 +93,12 @@ def share_of_layer(scores_E: FloatArray) -> FloatArray:
     """Return each expert's share of its layer's summed score; equal shares in a layer without any score."""
     total = np.sort(scores_E).sum()  # sorted, so that the order of the experts does not touch the last digit
     return scores_E / total if total > 0 else np.full(len(scores_E), 1 / len(scores_E))
+
+
+def layer_worth(scores_LE: FloatArray, layout: MoELayout) -> FloatArray:
+    """Return what each layer's scores add up to, float64 `[L]`, to the last digit whatever the experts' order."""
+    rows = zip(scores_LE, layout.num_experts, strict=True)
+    return np.array([np.sort(scores_E[:experts]).sum() for scores_E, experts in rows])
 
 
 def layer_shares(scores_LE: FloatArray, layout: MoELayout) -> FloatArray:

@@ -1,4 +1,4 @@
-"""How many experts each layer keeps when a total is shared in proportion to what the layers are worth."""
+"""How many experts each layer keeps: its floor, and of the rest of a total in proportion to its worth."""
 
 import numpy as np
 

@@ -11,14 +11,14 @@ from operator import add
 import numpy as np
 
 from moe_compress.errors import ParameterError, StatisticsError
-from moe_compress.methods._choose import layer_shares
+from moe_compress.methods._choose import layer_shares, layer_worth, share_of_layer
 from moe_compress.types import CompressionPlan, ExpertStatistics, FloatArray, MoELayout
 
 MAX_MIN_ROUNDS = 60
 
 _OF_BATCHES = "pooled_gram"
 
-PlanScores = Callable[[FloatArray], CompressionPlan]
+PlanMixture = Callable[[Sequence[float]], CompressionPlan]
 
 
 def mix_scores(scores: Sequence[FloatArray], weights: Sequence[float], layout: MoELayout) -> FloatArray:
@@ -32,11 +32,24 @@ def mix_scores(scores: Sequence[FloatArray], weights: Sequence[float], layout: M
     return _add_weighted([layer_shares(scores_LE, layout) for scores_LE in scores], weights)
 
 
+def mix_worth(scores: Sequence[FloatArray], weights: Sequence[float], layout: MoELayout) -> FloatArray:
+    """Return what each layer is worth, float64 `[L]`: the domains' shares of their whole score, weighted and added.
+
+    Mixed scores cannot tell: they add up to the same in every layer.
+
+    Args:
+        scores: per domain, one method's scores `[L, E]`.
+        weights: one per domain.
+        layout: tells how many experts each layer has.
+    """
+    return _add_weighted([share_of_layer(layer_worth(scores_LE, layout)) for scores_LE in scores], weights)
+
+
 def _add_weighted(shares: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
-    mixed_LE = np.zeros_like(shares[0])
-    for weight, share_LE in zip(weights, shares, strict=True):
-        mixed_LE += weight * share_LE
-    return mixed_LE
+    mixed = np.zeros_like(shares[0])
+    for weight, share in zip(weights, shares, strict=True):
+        mixed += weight * share
+    return mixed
 
 
 def coverage(scores_LE: FloatArray, plan: CompressionPlan) -> float:
@@ -53,7 +66,7 @@ def _kept_share(scores_E: FloatArray, kept: tuple[int, ...]) -> float:
     return float(np.sort(scores_E[list(kept)])[::-1].sum() / best) if best > 0 else 1.0
 
 
-def max_min_weights(scores: Sequence[FloatArray], layout: MoELayout, plan_scores: PlanScores) -> tuple[float, ...]:
+def max_min_weights(scores: Sequence[FloatArray], plan_mixture: PlanMixture) -> tuple[float, ...]:
     """Return the domain weights, of mean 1, under which the worst covered domain is covered best.
 
     From equal weights, each of 60 rounds plans, measures every domain's coverage and multiplies the weight of
@@ -61,14 +74,12 @@ def max_min_weights(scores: Sequence[FloatArray], layout: MoELayout, plan_scores
 
     Args:
         scores: per domain, one method's scores `[L, E]`.
-        layout: the model's layout.
-        plan_scores: makes a plan of mixed scores `[L, E]`.
+        plan_mixture: makes the plan of a mixture with these weights, one per domain.
     """
-    shares = [layer_shares(scores_LE, layout) for scores_LE in scores]
     weights = np.ones(len(scores))
     best, best_weights = -1.0, weights
     for update in range(MAX_MIN_ROUNDS + 1):
-        plan = plan_scores(_add_weighted(shares, weights.tolist()))
+        plan = plan_mixture(weights.tolist())
         covered = [coverage(scores_LE, plan) for scores_LE in scores]
         if min(covered) > best:
             best, best_weights = min(covered), weights

@@ -22,7 +22,7 @@ class Budget:
         experts_per_layer: experts kept in every layer; with the other scopes, on average.
         fraction_dropped: share of the experts that goes, in [0, 1); what is dropped rounds down.
         scope: `per_layer` gives each layer the same, `global` shares the total out by one ranking of all layers,
-            `importance` in proportion to the layers' summed scores.
+            `importance` what is above the layers' floors in proportion to their summed scores.
         multiple_of: each layer keeps a multiple of this, as some engines want; what is kept rounds up to it.
         at_least: experts that no layer goes below where layers share a total; None for what its router needs.
         at_most: experts that no layer goes above where layers share a total; None for all it has.
