@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from tests.reporting.made_up_results import make_table
 
 from moe_compress import methods
 from moe_compress.reporting.papers import CLAIMS, TABLES, decide, judge_claims
 from moe_compress.reporting.results_table import Estimate
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_papers_averages_are_the_means_of_their_columns() -> None:
     r1_half = [79.17, 68.33, 45.31, 61.11, 70.12, 91.67, 78.80, 37.92]
     assert TABLES[0].averages["easy_ep"] == pytest.approx(np.mean(r1_half), abs=0.01)
+    v3_mixed = {
+        "easy_ep": [57.81, 46.56, 33.33, 40.72, 64.95, 85.00, 72.26, 38.74],
+        "gating_score": [53.75, 40.10, 27.19, 28.74, 58.88, 83.86, 67.74, 34.58],
+        "frequency": [51.35, 37.60, 24.27, 17.07, 55.90, 83.47, 66.80, 36.25],
+        "m_smoe": [43.33, 30.00, 20.00, 7.19, 52.53, 82.33, 62.20, 29.17],
+    }
+    mixed = next(table for table in TABLES if "V3" in table.title and table.kind == "mixed")
+    assert mixed.averages == {row: pytest.approx(np.mean(scores), abs=0.011) for row, scores in v3_mixed.items()}
     quarter = {
         "easy_ep": [72.81, 55.33, 36.00, 42.51, 67.47, 27.26],
         "easy_ep_without_token": [65.33, 49.33, 31.33, 27.54, 56.57, 21.53],
@@ -25,10 +38,17 @@ def test_the_papers_averages_are_the_means_of_their_columns() -> None:
             assert claim.reported.startswith(expected)
 
 
-def test_every_row_that_is_spoken_of_is_a_method() -> None:
+def test_every_row_that_is_spoken_of_is_in_our_table() -> None:
     rows = {row for table in TABLES for row in table.averages}
     rows |= {claim.row for claim in CLAIMS} | {claim.over[0] for claim in CLAIMS if claim.over}
-    assert rows <= set(methods.available())
+    conf = yaml.safe_load((ROOT / "conf/base/parameters_results.yml").read_text())["results"]
+    assert rows <= {*methods.available(), *conf["rows"]}
+
+
+def test_seer_prune_is_the_row_that_ranks_over_all_layers() -> None:
+    of_c_prune = [table for table in TABLES if table.title.startswith("C-Prune")]
+    assert len(of_c_prune) == 2
+    assert all("seer_global" in table.averages and "seer" not in table.averages for table in of_c_prune)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +66,10 @@ def test_claims_are_judged_where_the_table_has_their_rows() -> None:
     # 90 % for one domain against 60 % mixed
     assert ours.ours.value == pytest.approx(0.3)
     assert ours.verdict == "holds"
+    other = next(
+        each for each in judged.values() if each.claim.over == ("easy_ep", "own") and each.claim.kind == "mixed"
+    )
+    assert (other.ours.value, other.verdict) == (pytest.approx(-0.3), "does not hold")
     nearly_all = next(each for each in judged.values() if each.claim.at_least == 0.95)
     assert nearly_all.ours.value == pytest.approx(0.9)
     assert not any(each.claim.row == "c_prune" for each in judged.values())
