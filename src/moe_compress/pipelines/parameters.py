@@ -98,7 +98,8 @@ class BudgetParameters(Parameters):
         return BudgetParameters(fraction_dropped=fraction, **self.model_dump(exclude={*_WAYS}))
 
 
-_WAYS = ("experts_per_layer", "fraction_dropped", "max_bytes", "max_parameters")
+_COUNTS = ("experts_per_layer", "fraction_dropped")
+_WAYS = (*_COUNTS, "max_bytes", "max_parameters")
 
 
 class RefineParameters(Parameters):
@@ -125,13 +126,20 @@ class SelectParameters(Parameters):
 
     def as_provenance(self) -> dict[str, str]:
         """Return how a plan is made, as entries of its lineage."""
-        budget = self.budget.model_dump(exclude_defaults=True)
         return {
             "method": self.method,
             "method_parameters": _list_settings(self.parameters) or "defaults",
-            "budget": _list_settings(budget),
+            "budget": self._describe_budget(),
             "seed": str(self.seed),
         }
+
+    def _describe_budget(self) -> str:
+        budget = self.budget.model_dump(exclude_defaults=True)
+        if self.parameters.get("follow") != "rates":
+            return _list_settings(budget)
+        # C-Prune's rates then take the place of a count; a size is still kept to.
+        rest = {name: value for name, value in budget.items() if name not in _COUNTS}
+        return ", ".join(filter(None, ("as the rates say", _list_settings(rest))))
 
 
 def _list_settings(settings: Mapping[str, Any]) -> str:
