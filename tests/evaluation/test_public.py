@@ -197,9 +197,66 @@ def test_choices_are_compared_by_their_likelihood(lm):
     plain = Benchmark(harness=("mmlu_anatomy",), num_fewshot=2)
     items, _ = ask(lm, "anatomy", in_memory(plain, mmlu()))
     for number, item in enumerate(items):
-        assert (item.item, item.answer, item.judged) == (f"mmlu_anatomy/{number}", number % 4, None)
-        assert item.chosen == item.log_likelihoods.index(max(item.log_likelihoods)) and item.chance == 0.25
+        assert (item.item, item.answer, item.chance) == (f"mmlu_anatomy/{number}", number % 4, 0.25)
+        assert item.chosen == item.log_likelihoods.index(max(item.log_likelihoods))
+        assert item.is_correct == (item.chosen == item.answer)
         assert item.question.startswith(f"What is {number} + 1?")
+
+
+LONGER = {"choices": ["no", "an answer in ten words", "äöüß", "wholly"], "answer": 1}
+"""Choices of which each metric takes another one where their log-likelihoods are those of `LongerLM`."""
+
+
+class LongerLM(ScriptedLM):
+    """A model that finds choices likely in the order that tells the metrics apart."""
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        values = dict(zip(LONGER["choices"], (-1.0, -8.0, -1.8, -6.0), strict=True))
+        return [(values[request.args[1].strip()], False) for request in requests]
+
+
+def choices_judged_by(metric, **changes):
+    rows = Dataset.from_list([{"question": "Which?", "subject": "any", **LONGER}])
+    metrics = [{"metric": name} for name in ("acc", "acc_norm", "acc_bytes", "brier_score")]
+    config = {
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": metrics,
+    }
+    benchmark = Benchmark(metric=metric, config=config | changes)
+    return in_memory(benchmark, DatasetDict({"test": rows}))
+
+
+@pytest.mark.parametrize(("metric", "chosen"), [("acc", 0), ("acc_norm", 1), ("acc_bytes", 2)])
+def test_choices_are_judged_by_the_metric_of_their_definition(tokenizer, metric, chosen):
+    (item,), _ = ask(LongerLM(tokenizer, None), "longer", choices_judged_by(metric))
+    assert (item.chosen, item.answer, item.is_correct, item.chance) == (chosen, 1, chosen == 1, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "known"),
+    [
+        ("acc_nrom", {}, "acc, acc_norm, acc_bytes"),
+        ("brier_score", {}, "acc, acc_norm, acc_bytes"),
+        ("acc_norm", {"metric_list": [{"metric": "acc"}]}, "acc"),
+        ("acc", {"metric_list": [{"metric": "brier_score"}]}, "no metric of its metric_list"),
+    ],
+)
+def test_choices_are_refused_a_metric_that_names_no_answer_before_they_are_asked(metric, changes, known):
+    request = BenchmarkRequest({"longer": choices_judged_by(metric, **changes)})
+    with pytest.raises(
+        ParameterError, match=f"'longer' is judged by '{metric}', but .* judged by {known}; correct"
+    ):
+        fetch_benchmarks(request)
+
+
+def test_a_metric_that_gives_parts_of_a_right_answer_is_refused(tokenizer):
+    benchmark = offline("gsm8k", metric_list=[{"metric": "bleu"}]).model_copy(update={"metric": "bleu"})
+    with pytest.raises(ParameterError, match="neither right nor wrong; set benchmarks.definitions"):
+        ask(ScriptedLM(tokenizer, RIGHT["gsm8k"]), "gsm8k", benchmark)
 
 
 def test_choices_are_shuffled_the_same_way_every_time(tokenizer):

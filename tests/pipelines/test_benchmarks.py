@@ -143,7 +143,7 @@ def test_written_answers_flip_as_choices_do(tmp_path):
             ItemResult("medical", "a", (-1.0, -2.0), likeliest, 1),
             ItemResult("code", "a", (-1.0, -2.0), likeliest, 1),
             ItemResult("sums", "s/0", (), chosen, "21", "1 and 20?", f"It is {chosen}", 3, chosen == "21"),
-            ItemResult("letters", "l/0", (-1.0, -2.0, -3.0), letter, 2, "Which letter?"),
+            ItemResult("letters", "l/0", (-1.0, -2.0, -3.0), letter, 2, "Which letter?", judged=letter == 2),
         )
         return EvaluationResult(name, items, {}, 1, 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
@@ -36,12 +36,19 @@ PHRASE = 40
 PASSED = "passed"
 """The answer of a program that passes its tests."""
 
+_LENGTHS: Mapping[str, Callable[[str], int]] = {
+    "acc": lambda choice: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda choice: len(choice.encode()),
+}
+"""The harness's metrics that take one choice as the answer -> what each divides a choice's log-likelihood by."""
+
 
 def fetch_benchmarks(request: BenchmarkRequest) -> None:
     """Build every benchmark's tasks, which downloads what is not there yet, and try confinement where it is needed.
 
     Raises:
-        ParameterError: if the harness has no task of a name.
+        ParameterError: if the harness has no task of a name, or choices cannot be judged by the metric.
         DataError: if a data set cannot be had or is not what the definition takes it for.
         EvaluationError: if generated code is to be run and this machine cannot confine it.
     """
@@ -94,7 +101,7 @@ def build_tasks(name: str, benchmark: Benchmark, chat_template: bool = False) ->
     """Return a benchmark's tasks as the harness builds them, with their data.
 
     Raises:
-        ParameterError: if the harness has no task of a name.
+        ParameterError: if the harness has no task of a name, or choices cannot be judged by the metric.
         DataError: if a data set cannot be had or is not what the definition takes it for.
     """
     overrides = benchmark.overrides(chat_template)
@@ -118,7 +125,20 @@ def build_tasks(name: str, benchmark: Benchmark, chat_template: bool = False) ->
             f"the data of benchmark '{name}' cannot be had ({type(error).__name__}: {reason}); check the "
             "connection to the hub and your login there, or take the benchmark out of its suite"
         ) from error
+    for task in tasks.values():
+        _check_choices(name, benchmark, task)
     return tasks
+
+
+def _check_choices(name: str, benchmark: Benchmark, task: Any) -> None:
+    """Refuse choices with a metric that is not measured, or that does not say which choice is the answer."""
+    known = [metric for metric in _LENGTHS if metric in task.aggregation()]
+    if task.OUTPUT_TYPE == "multiple_choice" and benchmark.metric not in known:
+        raise ParameterError(
+            f"benchmark '{name}' is judged by '{benchmark.metric}', but the choices of '{task.config.task}' can be "
+            f"judged by {', '.join(known) or 'no metric of its metric_list'}; correct "
+            f"benchmarks.definitions.{name}.metric"
+        )
 
 
 def _process_once(task: Any, seed: int) -> None:
@@ -180,26 +200,37 @@ def _result(
     if built.OUTPUT_TYPE == "multiple_choice":
         values = tuple(float(value) for value, _ in sample["filtered_resps"])
         target = sample["target"]
-        answer = target if isinstance(target, int) else built.doc_to_choice(row).index(target)
-        return ItemResult(name, item, values, int(np.argmax(values)), answer, question)
+        choices = built.doc_to_choice(row)
+        answer = target if isinstance(target, int) else choices.index(target)
+        likeliest = np.argmax(np.divide(values, [_LENGTHS[benchmark.metric](choice) for choice in choices]))
+        judged = _score(name, benchmark, sample)
+        return ItemResult(name, item, values, int(likeliest), answer, question, judged=judged)
     text = sample["resps"][0][0]
     if benchmark.program:
         result = judge_program(benchmark.program, row, text)
         chosen, answer, judged = result.reason or PASSED, PASSED, result.passed
     else:
         chosen, answer = str(sample["filtered_resps"][0]), str(sample["target"])
-        judged = bool(_score(name, benchmark, sample))
+        judged = _score(name, benchmark, sample)
     num_tokens = len(lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     return ItemResult(name, item, (), chosen, answer, question, text, num_tokens, judged)
 
 
-def _score(name: str, benchmark: Benchmark, sample: Mapping[str, Any]) -> Any:
+def _score(name: str, benchmark: Benchmark, sample: Mapping[str, Any]) -> bool:
+    """Return whether the harness counts a sample as right; a comparison knows no answer that is half right."""
     if benchmark.metric not in sample["metrics"]:
         raise ParameterError(
             f"benchmark '{name}' is judged by '{benchmark.metric}', but its task measures "
             f"{', '.join(sample['metrics'])}; correct benchmarks.definitions.{name}.metric"
         )
-    return sample[benchmark.metric]
+    score = sample[benchmark.metric]
+    if score not in (0, 1):
+        raise ParameterError(
+            f"benchmark '{name}' is judged by '{benchmark.metric}', which gives {score!r} for item "
+            f"{sample['doc_id']}, neither right nor wrong; set benchmarks.definitions.{name}.metric to one that "
+            "gives 0 or 1"
+        )
+    return bool(score)
 
 
 def choose_items(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:

@@ -158,7 +158,7 @@ def describe_flip(
         after: what the candidate answered.
         texts: the items of the targets' own tasks by task and id; a benchmark's say their question themselves.
     """
-    if before.judged is not None:
+    if not before.log_likelihoods:
         given = [item.answer if item.is_correct else item.chosen for item in (before, after)]
         said = [str(answer)[-SHOWN:] for answer in (before.answer, *given)]
         choices = tuple(dict.fromkeys(said))

@@ -46,13 +46,14 @@ class ItemResult:
         task: the task's name, such as `medical`.
         item: the item's id.
         log_likelihoods: of each choice, in nats; empty where the answer was written.
-        chosen: index of the likeliest choice, or the answer taken from what was written; of a
-            program, what stopped it.
+        chosen: index of the likeliest choice, by its length too where the benchmark's metric counts that,
+            or the answer taken from what was written; of a program, what stopped it.
         answer: index of the right choice, or the right answer in words.
         question: how the item was put, without worked examples; empty where the task's file says it.
         text: what the model wrote.
         num_tokens: how many tokens that is.
-        judged: whether what was written is right; None where choices were compared.
+        judged: whether the benchmark's metric counts the answer as right; None for the domains' own
+            questions, where the right choice is.
     """
 
     task: str
