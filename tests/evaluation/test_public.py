@@ -255,7 +255,7 @@ def test_choices_are_refused_a_metric_that_names_no_answer_before_they_are_asked
 
 def test_a_metric_that_gives_parts_of_a_right_answer_is_refused(tokenizer):
     benchmark = offline("gsm8k", metric_list=[{"metric": "bleu"}]).model_copy(update={"metric": "bleu"})
-    with pytest.raises(ParameterError, match="neither right nor wrong; set benchmarks.definitions"):
+    with pytest.raises(ParameterError, match="neither right nor wrong; set benchmarks"):
         ask(ScriptedLM(tokenizer, RIGHT["gsm8k"]), "gsm8k", benchmark)
 
 

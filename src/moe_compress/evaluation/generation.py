@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import GenerationConfig
 
+from moe_compress.evaluation.encoding import context_length
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,13 +41,16 @@ def continue_texts(
     """Return what the model writes after each prompt, greedily, so that the same model writes the same again.
 
     Args:
-        model: a causal language model.
+        model: a causal language model; what its generation config says beside the tokens that end a text would
+            hold here, so `load_stock` takes that out.
         tokenizer: its tokenizer.
-        prompts: the texts to go on from; each is cut on the left to what the model reads at once.
+        prompts: the texts to go on from; each is cut on the left to what leaves room for the new tokens, at the
+            least to its last token.
         max_new_tokens: where a text is cut that does not end.
         batch_size: prompts per forward pass.
     """
-    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    keep = max(1, context_length(model) - max_new_tokens)
+    ids = [tokenizer(prompt, verbose=False)["input_ids"][-keep:] for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     ends = _end_tokens(model, tokenizer)
     written: dict[int, Continuation] = {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from moe_compress.errors import CheckpointError, ParameterError
@@ -48,7 +48,8 @@ def release_memory() -> None:
 def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32") -> StockModel:
     """Load a checkpoint folder offline, with no code of this package in the way of what stock transformers loads.
 
-    Layers with different numbers of experts are no stock checkpoint; `moe_compress.load_model` builds them.
+    Layers with different numbers of experts are no stock checkpoint; `moe_compress.load_model` builds them. Of the
+    checkpoint's generation config only its special tokens are kept.
 
     Args:
         folder: a folder with `config.json`, safetensors files and a tokenizer.
@@ -77,8 +78,19 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
         raise CheckpointError(
             f"transformers does not load {folder}: {reason}; check config.json against the weight files"
         ) from error
+    model.generation_config = _without_habits(model.generation_config)
     unexpected = sorted(name for name in info["unexpected_keys"] if not is_predictor(name, model.config))
     return StockModel(model.eval(), tokenizer, tuple(sorted(info["missing_keys"])), tuple(unexpected))
+
+
+def _without_habits(own: GenerationConfig | None) -> GenerationConfig:
+    """Return a generation config with the special tokens alone.
+
+    Transformers fills what a call leaves open from the checkpoint's own: its penalties would change greedy texts and
+    hide loops, and its limits would stand before a benchmark's.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(own, name, None) for name in names})
 
 
 @contextmanager
