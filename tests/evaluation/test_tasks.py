@@ -82,6 +82,22 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line, message):
         read_items(write(tmp_path, line))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_ends_where_json_lines_end(tmp_path, mark, end):
+    """JSON allows these marks inside a text, where Python would begin a new line."""
+    first, second = (GOOD | {"id": name, "question": f"Which{mark}of them?"} for name in "ab")
+    file = tmp_path / "items.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in (first, second)]
+    file.write_bytes("".join(f"{line}{end}" for line in [*lines, ""]).encode())
+    assert [(item.id, item.question) for item in read_items(file)] == [
+        (name, f"Which{mark}of them?") for name in "ab"
+    ]
+    file.write_bytes(end.join([*lines, "", "{"]).encode())
+    with pytest.raises(DataError, match="line 4 is not JSON"):
+        read_items(file)
+
+
 def test_an_id_stands_once(tmp_path):
     with pytest.raises(DataError, match="id 'a' more than once"):
         read_items(write(tmp_path, GOOD, GOOD))

@@ -86,8 +86,8 @@ def load_stock(folder: Path | str, device: str = "auto", dtype: str = "float32")
 def _without_habits(own: GenerationConfig | None) -> GenerationConfig:
     """Return a generation config with the special tokens alone.
 
-    Transformers fills what a call leaves open from the checkpoint's own: its penalties would change greedy texts and
-    hide loops, and its limits would stand before a benchmark's.
+    Transformers fills what a call leaves open from the checkpoint's own: its penalties would change greedy texts
+    and hide loops, and its limits would stand before a benchmark's.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return GenerationConfig(**{name: getattr(own, name, None) for name in names})

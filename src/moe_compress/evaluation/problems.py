@@ -29,4 +29,4 @@ def read_problems(name: str) -> list[dict[str, Any]]:
             f"no {filename} of the package {distribution} is installed; pip install 'moe-compress[benchmarks]'"
         )
     text = gzip.decompress(found[0].read_binary()).decode()
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -74,7 +74,7 @@ def _live_code_bench(row: Row, text: str) -> Iterator[str]:
         if test["testtype"] == "stdin":
             yield _with_input(code, test["input"], test["output"])
         else:
-            arguments = [json.loads(line) for line in test["input"].splitlines() if line.strip()]
+            arguments = [json.loads(line) for line in test["input"].split("\n") if line.strip()]
             yield _with_arguments(code, name, arguments, json.loads(test["output"]))
 
 

@@ -153,7 +153,8 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """
     if not file.is_file():
         raise DataError(f"no file {file}; put it there or correct the name where it is asked for")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    # `splitlines` would also cut at marks such as U+2028, which JSON allows inside a text.
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{file} line {number}"

@@ -92,7 +92,7 @@ def _as_lines(rows: Iterable[Any]) -> str:
 
 
 def _rows(partitions: Partitions, name: str) -> list[Any]:
-    return [json.loads(line) for line in partitions[name]().splitlines()]
+    return [json.loads(line) for line in partitions[name]().split("\n") if line]
 
 
 def train_tokenizer(training_text: Partitions, parameters: TrainReferenceParameters) -> str:
