@@ -84,6 +84,12 @@ def test_both_kinds_of_live_code_bench_problems_are_judged(problem):
     assert not judge_program("live_code_bench", problem, "I give up.").passed
 
 
+@pytest.mark.parametrize("leave", ["exit()", "quit()", "exit(0)", "import sys; sys.exit()"])
+def test_a_program_may_leave_once_it_has_said_its_answer(leave):
+    assert judge_program("live_code_bench", STDIN, f"print(2 * int(input()))\n{leave}\nprint('more')").passed
+    assert not judge_program("live_code_bench", STDIN, f"{leave}\nprint(2 * int(input()))").passed
+
+
 def test_the_hidden_tests_are_what_is_passed_not_only_the_shown():
     hidden = json.dumps([{"input": "5\n", "output": "10\n", "testtype": "stdin"}])
     problem = {**STDIN, "private_test_cases": pack(hidden)}

@@ -37,9 +37,19 @@ def test_a_wrong_or_hostile_program_fails_for_its_own_reason(program, reason):
     assert not result.passed and reason in result.reason
 
 
-@pytest.mark.parametrize("leave", ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit"])
-def test_leaving_before_the_end_is_no_pass(leave):
-    assert not run_program(f"{leave}\nassert False").passed
+@pytest.mark.parametrize(
+    ("leave", "reason"),
+    [
+        ("import os; os._exit(0)", "left with code 0"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("raise SystemExit", "SystemExit"),
+        ("exit()", "SystemExit"),
+        ("quit()", "SystemExit"),
+    ],
+)
+def test_leaving_before_the_end_is_no_pass(leave, reason):
+    result = run_program(f"{leave}\nassert False")
+    assert not result.passed and reason in result.reason
 
 
 @pytest.mark.parametrize(

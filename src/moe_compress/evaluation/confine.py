@@ -5,6 +5,7 @@ takes away processes, programs, signals and sockets; resource limits bound time,
 needs root or another program, all of it needs Linux, and nothing can give the powers back.
 """
 
+import builtins
 import ctypes
 import os
 import platform
@@ -150,6 +151,8 @@ def main(seconds: str, num_bytes: str, token: str) -> None:
         confine(int(seconds), int(num_bytes))
     except OSError as error:
         _leave(UNCONFINED, report, str(error))
+    # Programs take them as given, but it is `site` that brings them, which this process starts without.
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)
     try:
         exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
     except BaseException as error:  # whatever a program raises, SystemExit among it, is its failure
