@@ -179,6 +179,21 @@ def test_multiple_choice_is_put_as_c_prune_puts_it():
     assert task.fewshot_context(asked, 5) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is a beta blocker.", "[invalid]"),
+        ("The answer is (B), since the answer is a beta blocker.", "B"),
+        ("THE ANSWER IS C", "C"),
+        ("the answer is Aspirin", "[invalid]"),
+        ("the answer is (A)... no, the answer is (D)", "D"),
+    ],
+)
+def test_an_answers_letter_is_no_word_of_it(tokenizer, text, letter):
+    items, _ = ask(ScriptedLM(tokenizer, lambda row: text), "medqa", offline("medqa"), limit=1)
+    assert [item.chosen for item in items] == [letter]
+
+
 def test_our_score_is_the_harnesss(tokenizer):
     from lm_eval.evaluator import evaluate
 
