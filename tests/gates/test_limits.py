@@ -52,6 +52,33 @@ def test_the_low_end_of_an_interval():
     assert not decide([gate], {"share_kept.domain": 0.9, "share_kept.domain.low": 0.79}).passed
 
 
+@pytest.mark.parametrize(
+    ("value", "direction", "limit", "told"),
+    [
+        (0.307123456, "at_least", 0.8, "0.3071"),
+        (0.5, "at_least", 0.8, "0.5"),
+        (0.799999912, "at_least", 0.8, "0.7999999"),  # not 0.8, which would pass
+        (0.307139999, "at_most", 0.30713, "0.30714"),  # not 0.3071, which would pass
+        (0.30713, "at_most", 0.1 + 0.2, "0.3071"),
+        (1.0000000000000002, "at_most", 1.0, "1.0000000000000002"),
+        (0.000123456, "at_least", 1.0, "0.0001235"),
+        (123456.789, "at_most", 70000.0, "123457"),
+        (-0.123456, "at_least", 0.0, "-0.1235"),
+    ],
+)
+def test_a_failed_value_is_told_in_digits_that_show_its_side_of_the_limit(value, direction, limit, told):
+    gates = parse_gates([{"name": "kept", "metric": "any", direction: limit}])
+    (failed,) = decide(gates, {"any": value}).outcomes
+    assert failed.observed == value
+    assert describe_failure(failed) == f"kept is {told}, must be {direction.replace('_', ' ')} {limit:g}"
+
+
+def test_a_limit_has_as_many_digits_as_it_takes_beside_a_value_next_to_it():
+    gates = parse_gates([{"name": "kept", "metric": "any", "at_least": 0.80000012}])
+    (failed,) = decide(gates, {"any": 0.80000009}).outcomes
+    assert describe_failure(failed) == "kept is 0.80000009, must be at least 0.80000012"
+
+
 def test_a_place_is_told():
     gates = parse_gates([{"name": "drift", "metric": "router_drift", "at_most": 0.3}])
     (failed,) = decide(gates, {"router_drift": 0.5}, places={"router_drift": "layer 3"}).outcomes

@@ -202,10 +202,22 @@ def require(
 def describe_failure(outcome: GateOutcome) -> str:
     """Return a failed outcome in words, such as `size is 0.81, must be at most 0.7`."""
     basis = f" ({outcome.basis})" if outcome.basis else ""
-    limit = "a limit that is not known" if outcome.limit is None else f"{outcome.limit:g}"
+    observed, limit = _tell_apart(outcome)
     asked = f"must be {outcome.direction.replace('_', ' ')} {limit}{basis}"
     if outcome.observed is None:
         return f"{outcome.name} has no value ({outcome.description}), {asked}"
     place = f" ({outcome.place})" if outcome.place else ""
-    # Nine digits, so that a value just past its limit does not print as the limit.
-    return f"{outcome.name} is {outcome.observed:.9g}{place}, {asked}"
+    return f"{outcome.name} is {observed}{place}, {asked}"
+
+
+def _tell_apart(outcome: GateOutcome) -> tuple[str, str]:
+    """Return value and limit in four digits, or in as many more as show that the value is past the limit."""
+    value, limit = outcome.observed or 0.0, outcome.limit
+    if limit is None:
+        return f"{value:.4g}", "a limit that is not known"
+    before_point = len(f"{abs(value):.0f}")
+    for digits in range(max(4, before_point), before_point + 17):
+        told, asked = f"{value:.{digits}g}", f"{limit:.{max(6, digits)}g}"
+        if not _allows(outcome.direction, float(told), float(asked)):
+            break
+    return told, asked
