@@ -44,6 +44,17 @@ def test_metadata_is_what_the_hub_reads(report: CompressionReport, tmp_path: Pat
     assert data.license is None
 
 
+def test_written_answers_are_no_choices_to_the_hub(report: CompressionReport, tmp_path: Path) -> None:
+    chosen = report.comparisons["medical"]
+    written = replace(chosen, task="gsm8k", chance=0.0)
+    told = replace(report, comparisons={"medical": chosen, "gsm8k": written})
+    data = ModelCard.load(write_model_card(told, tmp_path)).data
+    assert {r.dataset_name: r.task_type for r in data.eval_results} == {
+        "medical": "multiple-choice",
+        "gsm8k": "text-generation",
+    }
+
+
 def test_the_text_has_the_numbers(failed_report: CompressionReport, tmp_path: Path) -> None:
     text = ModelCard.load(write_model_card(failed_report, tmp_path)).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "# moe-base-8m-medical-32-experts" in text

@@ -79,7 +79,8 @@ def _model_name(report: CompressionReport) -> str:
 
 def _accuracy(comparison: TaskComparison) -> EvalResult:
     return EvalResult(
-        task_type="multiple-choice",
+        # Among choices guessing is sometimes right; of what a model writes itself nothing is right by chance.
+        task_type="multiple-choice" if comparison.chance > 0 else "text-generation",
         dataset_type=comparison.task,
         dataset_name=comparison.task,
         metric_type="accuracy",
