@@ -1,13 +1,25 @@
 """What gates may ask for, from values made by hand."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from moe_compress.evaluation.compare import compare_results
-from moe_compress.pipelines.measure import measure, measure_probes, name_worst
+from moe_compress.gates.decide import decide, parse_gates
+from moe_compress.pipelines.measure import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    finite_only,
+    measure,
+    measure_probes,
+    name_worst,
+    tell_worst,
+)
 from moe_compress.types import EvaluationResult, ItemResult, LayerProbe, ProbeResult, Throughput, WrittenText
 
+ROOT = Path(__file__).parents[2]
 BEFORE_SPEED = Throughput(2.0, 400, "process", {1: 100.0, 8: 500.0}, {1: 10.0, 8: 40.0})
 AFTER_SPEED = Throughput(1.0, 300, "process", {1: 150.0, 8: 600.0}, {1: 20.0, 8: math.nan})
 LAYERS = (LayerProbe(1, 0.2, 0.1, 0.5, 2.0, 0.4), LayerProbe(3, 0.4, 0.3, 0.6, 1.5, 0.9))
@@ -72,9 +84,48 @@ def test_ratios_and_changes(measured):
     assert {name: measured.values[name] for name in expected} == pytest.approx(expected)
 
 
-def test_what_is_no_number_is_left_out(measured):
-    assert "decode_tokens_per_second.8" not in measured.values and "decode_ratio.8" not in measured.values
+def test_what_is_no_number_stays_for_gates_to_fail_on(measured):
+    assert math.isnan(measured.values["decode_tokens_per_second.8"])
+    assert math.isnan(measured.values["decode_ratio.8"])
     assert measured.baseline["decode_tokens_per_second.8"] == 40.0
+    assert finite_only({"a": 1.0, "b": math.nan, "c": -math.inf}) == {"a": 1.0}
+
+
+def test_a_gate_on_a_baseline_that_only_guesses_says_so():
+    before, after = (result([True, False], 4.0, [False], [True]) for _ in range(2))
+    found = measure(
+        before, after, compare_results(before, after), ProbeResult(), (BEFORE_SPEED, AFTER_SPEED), (), ["quiz"]
+    )
+    gates = parse_gates(
+        [
+            {"name": "task", "metric": "share_kept.quiz", "at_least": 0.8},
+            {"name": "domain", "metric": "share_kept.domain", "at_least": 0.8},
+            {"name": "end", "metric": "share_kept.domain", "bound": "low", "at_least": 0.8},
+        ]
+    )
+    task, domain, end = decide(gates, found.values).outcomes
+    assert not (task.passed or domain.passed or end.passed)
+    assert "the baseline answers no better than guessing" in task.description
+    assert "the baseline answers no better than guessing" in domain.description
+    assert "-inf" in end.description and "the baseline answers so little better than guessing" in end.description
+
+
+def test_every_metric_of_a_domain_is_better_high_or_low(measured):
+    """A new metric has no worst domain until it stands on one side."""
+    kinds = {name.split(".")[0] for name in measured.values if name.split(".")[1:2] == ["quiz"]}
+    assert kinds == HIGHER_IS_BETTER | LOWER_IS_BETTER and not HIGHER_IS_BETTER & LOWER_IS_BETTER
+    listed = re.findall(r"`(\w+)\.<(?:task|domain)>`", (ROOT / "docs/gates.md").read_text())
+    assert set(listed) == kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "worse", "better"),
+    [("ended", 0.1, 0.9), ("ended_change", -0.8, 0.0), ("gained", 0.0, 0.2), ("lost", 0.2, 0.0), ("kl", 0.5, 0.1)],
+)
+def test_the_worst_domain_is_the_one_a_gate_should_fail_on(kind, worse, better):
+    values = {f"{kind}.a": better, f"{kind}.b": worse}
+    assert name_worst(values, ["a", "b"])[f"{kind}.domain"] == worse
+    assert tell_worst(values, ["a", "b"]) == {f"{kind}.domain": "domain b"}
 
 
 def test_the_worst_layer_and_its_place(measured):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import mlflow
 import pytest
@@ -110,4 +111,11 @@ def test_the_worst_domain_is_gated():
         "perplexity_ratio.domain": "domain a",
     }
     assert name_worst(measured, ["a"])["accuracy.domain"] == 0.5 and tell_worst(measured, ["a"]) == {}
-    assert name_worst({"share_kept.a": float("nan"), "share_kept.b": 0.7}, ["a", "b"]) == {"share_kept.b": 0.7}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["share_kept", "kl"])
+def test_a_domain_without_a_number_is_the_worst(kind, value):
+    measured = {f"{kind}.a": 0.7, f"{kind}.b": value}
+    assert repr(name_worst(measured, ["a", "b"])[f"{kind}.domain"]) == repr(value)
+    assert tell_worst(measured, ["a", "b"]) == {f"{kind}.domain": "domain b"}

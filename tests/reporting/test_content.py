@@ -1,18 +1,20 @@
 """What a report concludes from its values, and what it refuses to hold together."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from moe_compress.errors import EvaluationError, PlanError
+from moe_compress.pipelines.report import metrics_of
 from moe_compress.reporting.content import (
     CompressionReport,
     FlippedItem,
     measure_overlap,
     share_of_score_kept,
 )
-from moe_compress.types import CompressionPlan, ExpertGroup, GateReport, MoELayout, pruning_groups
+from moe_compress.types import CompressionPlan, ExpertGroup, GateReport, Measurements, MoELayout, pruning_groups
 
 SMALL = MoELayout(layers=(0, 1), num_experts=(4, 4), top_k=1)
 
@@ -95,3 +97,20 @@ def test_experts_change_gives_a_range_where_layers_differ(report: CompressionRep
     assert report.experts_change == ("64", "32")
     groups = (report.plan.groups[0][:24], *report.plan.groups[1:])
     assert replace(report, plan=replace(report.plan, groups=groups)).experts_change == ("64", "24 to 32")
+
+
+def test_mlflow_is_told_what_is_a_finite_number(report: CompressionReport) -> None:
+    measured = Measurements(
+        {
+            "accuracy.aime24": 0.25,
+            "share_kept.aime24": math.nan,
+            "share_kept.aime24.low": -math.inf,
+            "size_ratio": 0.5,
+        },
+        {"accuracy.aime24": 0.0, "load_seconds": math.nan},
+    )
+    assert metrics_of(replace(report, measured=measured)) == {
+        "baseline.accuracy.aime24": 0.0,
+        "candidate.accuracy.aime24": 0.25,
+        "size_ratio": 0.5,
+    }

@@ -165,8 +165,11 @@ def _allows(direction: Direction, value: float, limit: float | None) -> bool:
 
 def _why_not_measured(metric: str, measured: Mapping[str, float | None]) -> str:
     if metric in measured:
-        guesses = ": the baseline answers no better than guessing" if metric.startswith("share_kept.") else ""
-        return f"'{metric}' was measured as {measured[metric]!r}, which is no finite number{guesses}"
+        why = ""
+        if metric.startswith("share_kept."):
+            better = "so little" if metric.endswith((".low", ".high")) else "no"
+            why = f": the baseline answers {better} better than guessing"
+        return f"'{metric}' was measured as {measured[metric]!r}, which is no finite number{why}"
     close = get_close_matches(metric, measured, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
     kinds = sorted({name.partition(".")[0] for name in measured})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from moe_compress.types import (
     Agreement,
@@ -28,9 +29,24 @@ _RATIOS = {
     "length": "length_ratio",
 }
 HIGHER_IS_BETTER = frozenset(
-    {"accuracy", "share_kept", "difference", "effect", "p_value", "top1_agreement", "length", "length_ratio"}
+    {
+        "accuracy",
+        "share_kept",
+        "difference",
+        "effect",
+        "p_value",
+        "gained",
+        "top1_agreement",
+        "length",
+        "length_ratio",
+        "ended",
+        "ended_change",
+    }
 )
-"""Of what is measured per task or domain; of anything else less is better."""
+LOWER_IS_BETTER = frozenset(
+    {"lost", "perplexity", "perplexity_ratio", "kl", "loops", "loops_added", "repetition", "repetition_added"}
+)
+"""With `HIGHER_IS_BETTER` everything that is measured per task or domain; what is in neither has no `domain`."""
 
 _CHANGES = {"loops": "loops_added", "repetition": "repetition_added", "ended": "ended_change"}
 
@@ -46,8 +62,8 @@ def measure(
 ) -> Measurements:
     """Return what was measured of both models, and what changed from one to the other.
 
-    What is measured per task is also there as `domain`, the worst of `targets`, the domains compressed for. A
-    number that could not be measured is left out, so that a gate on it fails.
+    What is measured per task is also there as `domain`, the worst of `targets`, the domains compressed for. What
+    was measured but is no finite number stays, so that a gate on it fails and says why.
     """
     before = describe_model(baseline, speeds[0]) | measure_writing(baseline)
     after = describe_model(candidate, speeds[1]) | measure_writing(candidate)
@@ -163,28 +179,41 @@ def measure_probes(probes: ProbeResult) -> Measurements:
 
 
 def name_worst(values: Mapping[str, float], targets: Sequence[str]) -> Values:
-    """Return finite values, and as `domain` the worst of each metric that all domains compressed for have."""
-    known = {name: value for name, value in values.items() if math.isfinite(value)}
-    return {**known, **{alias: known[name] for alias, name in find_worst(known, targets).items()}}
+    """Return the values, and as `domain` the worst of each metric that all domains compressed for have."""
+    return {**values, **{alias: values[name] for alias, name in find_worst(values, targets).items()}}
 
 
 def tell_worst(values: Mapping[str, float], targets: Sequence[str]) -> dict[str, str]:
     """Return `<metric>.domain` -> which of several domains it is the value of."""
-    known = {name: value for name, value in values.items() if math.isfinite(value)}
-    found = find_worst(known, targets) if len(targets) > 1 else {}
+    found = find_worst(values, targets) if len(targets) > 1 else {}
     return {alias: f"domain {name.split('.')[1]}" for alias, name in found.items()}
 
 
 def find_worst(values: Mapping[str, float], targets: Sequence[str]) -> dict[str, str]:
-    """Return `<metric>.domain` -> the same metric of the target where it is worst; of what all targets have."""
+    """Return `<metric>.domain` -> the same metric of the target where it is worst; of what all targets have.
+
+    What is no finite number is worse than any.
+    """
     worst = {}
+    has_worst = HIGHER_IS_BETTER | LOWER_IS_BETTER
     for name in values:
         kind, *rest = name.split(".")
         names = [".".join([kind, target, *rest[1:]]) for target in targets]
-        if name == names[0] and all(each in values for each in names):
-            pick = min if kind in HIGHER_IS_BETTER else max
-            worst[".".join([kind, "domain", *rest[1:]])] = pick(names, key=values.__getitem__)
+        if kind in has_worst and name == names[0] and all(each in values for each in names):
+            worst[".".join([kind, "domain", *rest[1:]])] = min(names, key=partial(_rank, values))
     return worst
+
+
+def finite_only(values: Mapping[str, float]) -> Values:
+    """Return the values that are finite numbers, for what cannot keep others: JSON files and MLflow."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _rank(values: Mapping[str, float], name: str) -> float:
+    """Return a number that is smaller for worse values."""
+    if not math.isfinite(values[name]):
+        return -math.inf
+    return values[name] if name.split(".")[0] in HIGHER_IS_BETTER else -values[name]
 
 
 def _mean(values: Sequence[float]) -> float:

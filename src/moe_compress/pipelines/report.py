@@ -14,6 +14,7 @@ from kedro.pipeline import Node, Pipeline
 from moe_compress.atomic import write_atomically
 from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.pipelines.given_plan import locate
+from moe_compress.pipelines.measure import finite_only
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, SelectParameters, plain
 from moe_compress.registry.versions import RegisteredVersion
 from moe_compress.reporting.content import CompressionReport, FlippedItem
@@ -195,16 +196,17 @@ def report_folder(reporting_folder: Path, report: CompressionReport) -> Path:
 
 
 def metrics_of(report: CompressionReport) -> dict[str, float]:
-    """Return the numbers MLflow keeps of a report: everything gates may ask for.
+    """Return the numbers MLflow keeps of a report: everything gates may ask for that is a finite number.
 
     What both models have alone is told of each as `baseline.<metric>` and `candidate.<metric>`.
     """
     before, after = report.measured.baseline, report.measured.values
-    return {
+    metrics = {
         **{f"baseline.{name}": value for name, value in before.items()},
         **{f"candidate.{name}" if name in before else name: value for name, value in after.items()},
         **(report.tuning.as_metrics() if report.tuning else {}),
     }
+    return finite_only(metrics)
 
 
 def release_candidate(
