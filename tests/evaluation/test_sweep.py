@@ -98,6 +98,18 @@ def test_nothing_is_asked_twice(trials, folder, benchmark_file, tmp_path, monkey
         again.answer(PLANS["one", 0.5], "toy", 5, seed=0)
 
 
+@pytest.mark.parametrize("plan", [None, PLANS["one", 0.5]], ids=["base", "plan"])
+def test_what_other_domains_left_is_extended_by_what_it_lacks(plan, folder, benchmark_file, tmp_path, monkeypatch):
+    stock, tasks = load_stock(folder), [load_task("toy", benchmark_file)]
+    other = {"other": ["The bank lends at four percent.", "Interest is due in May."]}
+    first = PlanTrials(stock, tmp_path / "shared", tasks, HELDOUT).measure(plan)
+    alone = PlanTrials(stock, tmp_path / "alone", tasks, other).measure(plan)
+    assert alone.keys() == {"perplexity.other", "kl.other", "top1_agreement.other"}
+    assert PlanTrials(stock, tmp_path / "shared", tasks, other).measure(plan) == alone
+    monkeypatch.setattr(PlanTrials, "_measure", None)
+    assert PlanTrials(stock, tmp_path / "shared", tasks, HELDOUT | other).measure(plan) == first | alone
+
+
 def test_a_sweep_that_was_stopped_goes_on(trials, tmp_path, monkeypatch):
     asked = []
     ask = PlanTrials._ask

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,13 +114,18 @@ class BasePredictions:
         return sum(len(batch.places_N) for batches in self._batches.values() for batch in batches)
 
     @torch.inference_mode()
-    def compare(self, model: PreTrainedModel) -> dict[str, Divergence]:
+    def compare(self, model: PreTrainedModel, domains: Iterable[str] | None = None) -> dict[str, Divergence]:
         """Return domain -> how far a candidate, which may be the base under a mask, is from the base.
+
+        Args:
+            model: the candidate.
+            domains: those to compare on; None for all.
 
         Raises:
             NotFiniteError: if the candidate predicts what is no finite number.
         """
-        return {domain: self._compare(model, domain) for domain in self._batches}
+        asked = self._batches if domains is None else domains
+        return {domain: self._compare(model, domain) for domain in asked}
 
     def _compare(self, model: PreTrainedModel, domain: str) -> Divergence:
         total, agreed, tokens = 0.0, 0, 0

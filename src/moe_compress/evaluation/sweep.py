@@ -31,6 +31,7 @@ from moe_compress.types import CompressionPlan, ItemResult, SweepCheck, as_json
 Items = tuple[ItemResult, ...]
 Key = tuple[str, float]
 """Method and fraction dropped."""
+_MEASURED = ("perplexity", "kl", "top1_agreement")
 Write = Callable[[CompressionPlan, Path], None]
 
 
@@ -93,22 +94,32 @@ class PlanTrials:
         return tuple(found[item.id] for item in wanted)
 
     def measure(self, plan: CompressionPlan | None) -> dict[str, float]:
-        """Return `perplexity.*`, `kl.*` and `top1_agreement.*` of each domain with held-out text."""
+        """Return `perplexity.*`, `kl.*` and `top1_agreement.*` of each domain with held-out text.
+
+        What was kept may be of other domains, because sweeps of several share the folder; only what it lacks is
+        measured.
+        """
         known = self._read(plan)
-        if "measured" not in known:
-            if self._base is None and self._heldout:
-                self._base = BasePredictions(self._stock.model, self._stock.tokenizer, self._heldout)
-            with self._tried(plan) as model:
-                perplexities = measure_perplexities(model, self._stock.tokenizer, self._heldout)
-                divergences = self._base.compare(model) if self._base else {}
-            known["measured"] = {
-                **{f"perplexity.{name}": value for name, value in perplexities.items()},
-                **{f"kl.{name}": value.kl for name, value in divergences.items()},
-                **{f"top1_agreement.{name}": value.agreement for name, value in divergences.items()},
-            }
-            self._write_down(plan, known)
-        measured: dict[str, float] = known["measured"]
-        return measured
+        measured: dict[str, float] = known.get("measured", {})
+        wanted = {name: [f"{kind}.{name}" for kind in _MEASURED] for name in self._heldout}
+        missing = [name for name, metrics in wanted.items() if not measured.keys() >= set(metrics)]
+        if missing:
+            measured |= self._measure(plan, missing)
+            self._write_down(plan, {**known, "measured": measured})
+        return {metric: measured[metric] for metrics in wanted.values() for metric in metrics}
+
+    def _measure(self, plan: CompressionPlan | None, domains: Sequence[str]) -> dict[str, float]:
+        if self._base is None:
+            self._base = BasePredictions(self._stock.model, self._stock.tokenizer, self._heldout)
+        texts = {name: self._heldout[name] for name in domains}
+        with self._tried(plan) as model:
+            perplexities = measure_perplexities(model, self._stock.tokenizer, texts)
+            divergences = self._base.compare(model, domains)
+        return {
+            **{f"perplexity.{name}": value for name, value in perplexities.items()},
+            **{f"kl.{name}": value.kl for name, value in divergences.items()},
+            **{f"top1_agreement.{name}": value.agreement for name, value in divergences.items()},
+        }
 
     def check(self, plan: CompressionPlan, task: str, limit: int, seed: int, write: Write) -> SweepCheck:
         """Return whether the checkpoint written by a plan answers as the base under its mask does."""

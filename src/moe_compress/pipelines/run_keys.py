@@ -186,7 +186,8 @@ class _Chain:
                 *[self.sweep_collect, self.baseline],
                 *[self.parameters[block] for block in blocks],
                 self._own,
-                source("methods", "checkpoint", "gates", "pipelines/sweep.py", "pipelines/trials.py"),
+                source("methods", "checkpoint", "gates"),
+                source("pipelines/sweep.py", "pipelines/trials.py", "pipelines/measure.py"),
             ]
         )
 

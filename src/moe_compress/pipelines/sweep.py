@@ -14,6 +14,7 @@ from moe_compress import methods
 from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.errors import GateFailedError, ParameterError
 from moe_compress.gates.decide import GateSpec, decide, describe_failure, parse_gates
+from moe_compress.pipelines.measure import finite_only
 from moe_compress.pipelines.parameters import (
     CollectParameters,
     DomainParameters,
@@ -24,7 +25,7 @@ from moe_compress.pipelines.parameters import (
 )
 from moe_compress.pipelines.requests import find_sweep_requests
 from moe_compress.pipelines.run_keys import evaluated_tasks
-from moe_compress.pipelines.trials import Bench, Key
+from moe_compress.pipelines.trials import MASKED_METRICS, Bench, Key
 from moe_compress.types import (
     CheckpointReference,
     CompressionPlan,
@@ -125,19 +126,19 @@ def try_plans(
     plans, skipped = planned
     specs = parse_gates(own.gate_entries(gates))
     tasks = find_tasks(specs, evaluate, own.name)
+    judged = [spec for spec in specs if is_judged(spec, tasks, own.name)]
     # What a plan answers depends on the base model and on how models are evaluated, not on the rest of the sweep.
     folder = sweep_folder / run_keys["baseline"][:KEY_LENGTH]
     bench = Bench(base_model, tasks, domains_folder, folder, evaluate, rewrite, sweep.rewrite_merging)
     found = bench.halve(plans, sweep.rungs)
-    entries = tuple(judge(key, plan, bench, found, specs, own.name) for key, plan in plans.items())
+    entries = tuple(judge(key, plan, bench, found, judged, own.name) for key, plan in plans.items())
     chosen = choose_smallest(entries)
-    measured = next(entry.measured for entry in entries if entry.measured)
     return SweepResult(
         domain=own.name,
         **describe_base(bench, own.name),
         entries=entries,
         skipped=skipped,
-        not_judged=tuple(spec.name for spec in specs if not is_judged(spec, measured, own.name)),
+        not_judged=tuple(spec.name for spec in specs if spec not in judged),
         chosen=chosen,
         check=None if chosen is None else bench.check(list(plans.values())[chosen]),
         provenance=lineage,
@@ -165,21 +166,28 @@ def describe_base(bench: Bench, domain: str) -> dict[str, Any]:
     }
 
 
-def is_judged(spec: GateSpec, measured: Mapping[str, float], domain: str) -> bool:
-    """Return whether a gate can be put to a plan under a mask; the champion is a written model's rival."""
-    return spec.metric_of(domain) in measured and spec.reference != "champion"
+def is_judged(spec: GateSpec, tasks: Sequence[str], domain: str) -> bool:
+    """Return whether a gate can be put to a plan under a mask; the champion is a written model's rival.
+
+    That rests on what the gate asks for, never on what was measured: what should have been and was not fails.
+    """
+    kind, *subject = spec.metric_of(domain).split(".")
+    is_asked = not subject or subject[0] in (*tasks, "domain")
+    return kind in MASKED_METRICS and is_asked and spec.reference != "champion"
 
 
 def judge(
-    key: Key, plan: CompressionPlan, bench: Bench, found: Round, specs: Sequence[GateSpec], domain: str
+    key: Key, plan: CompressionPlan, bench: Bench, found: Round, judged: Sequence[GateSpec], domain: str
 ) -> SweepEntry:
-    """Return what one plan kept, and which gates it does not pass if it stayed to the end."""
+    """Return what one plan kept, and which of the gates it does not pass if it stayed to the end."""
     from moe_compress.evaluation.compare import wilson_interval
 
     items = found.answers[key]
     right = sum(item.is_correct for item in items)
-    measured = {} if key in found.dropped_for else bench.measure(plan)
-    asked = [spec for spec in specs if is_judged(spec, measured, domain)]
+    measured, failures = {}, ()
+    if key not in found.dropped_for:
+        measured = bench.measure(plan)
+        failures = decide(judged, measured, domain, baseline=bench.base_values).failures
     return SweepEntry(
         method=key[0],
         fraction_dropped=key[1],
@@ -189,8 +197,8 @@ def judge(
         num_items=len(items),
         num_right=right,
         interval=wilson_interval(right, len(items)),
-        measured=measured,
-        failures=tuple(map(describe_failure, decide(asked, measured, domain, baseline=bench.base_values).failures)),
+        measured=finite_only(measured),
+        failures=tuple(map(describe_failure, failures)),
         dropped_for=found.dropped_for.get(key),
     )
 

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Key = tuple[str, float]
 
+MASKED_METRICS = frozenset(
+    {
+        *("accuracy", "share_kept", "difference", "p_value", "effect", "lost", "gained"),
+        *("perplexity", "perplexity_ratio", "kl", "top1_agreement", "size_ratio", "parameter_ratio"),
+    }
+)
+"""The kinds of metric that `Bench.measure` knows; a mask says nothing about others."""
+
 
 class Bench:
     """One domain's questions and texts, put to plans with one loaded base model.

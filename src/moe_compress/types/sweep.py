@@ -24,7 +24,7 @@ class SweepEntry:
         num_items: items of the domain's task it was asked.
         num_right: those it answered rightly.
         interval: 95 % interval of that share.
-        measured: metric -> value of what gates ask for; empty where it was dropped before the last round.
+        measured: metric -> finite value of what gates ask for; empty where it was dropped before the last round.
         failures: the gates it does not pass, in words.
         dropped_for: the method that was clearly better at its budget; None where it stayed to the end.
     """
