@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from tests.reporting.made_up_results import make_table
+from tests.reporting.made_up_results import make_table, measured
 
 from moe_compress.reporting.papers import judge_claims
 from moe_compress.reporting.results_page import Background, summarise, write_results_page
+from moe_compress.reporting.wording import MISSING
 
 BACKGROUND = Background(7_800_000, 4, 56, 4, 200, None)
 
@@ -64,3 +66,25 @@ def test_the_summary_follows_the_numbers() -> None:
     summary = " ".join(summarise(other, judge_claims(other))).replace("\N{NO-BREAK SPACE}", " ")
     assert "`hc_smoe` keeps most, 90.0 % (" in summary
     assert "50 %: `hc_smoe` +60.0 (" in summary
+
+
+def test_a_base_barely_above_chance_leaves_no_method_clearly_best() -> None:
+    """Some draws have the base at chance, where the share kept is not defined; that never makes a method sure."""
+    table = make_table()
+    weak = replace(table, base={**table.base, "math": measured(60)}, _means={})
+    draws_R = weak.kept("easy_ep", "own", 0.5, "math")
+    assert np.isnan(draws_R).mean() > 0.025 and not np.isnan(draws_R[0])
+    summary = " ".join(summarise(weak, judge_claims(weak)))
+    assert "nan" not in summary and "inf" not in summary
+    assert "`easy_ep` keeps most" in summary and "all others keep less" not in summary
+    assert "`hc_smoe`, `random` cannot be told from it" in summary
+
+
+def test_a_base_that_guesses_is_said_and_nothing_is_ranked(tmp_path) -> None:
+    table = make_table()
+    guessing = replace(table, base={**table.base, "math": measured(50)}, _means={})
+    write_results_page(guessing, BACKGROUND, tmp_path / "methods.md")
+    page = (tmp_path / "methods.md").read_text()
+    assert "the base model answers no better than guessing on math." in page and "keeps most" not in page
+    assert "nan" not in page and "inf" not in page.replace("info", "")
+    assert f"| `easy_ep` | {MISSING} ({MISSING}) |" in page

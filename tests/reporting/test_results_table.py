@@ -61,7 +61,20 @@ def test_a_base_that_only_guesses_has_no_share_to_keep() -> None:
     table = make_table()
     base = {**table.base, "math": measured(50)}
     guessing = replace(table, base=base, _means={})
-    assert np.isnan(guessing.cell("easy_ep", "math", 0.5, "math").kept.value)
+    kept = guessing.cell("easy_ep", "math", 0.5, "math").kept
+    assert np.isnan(kept.value) and not kept.is_bounded and guessing.guessed == ("math",)
+    assert ",0.75000,0.69000,0.81000,,,," in as_csv(guessing)
+
+
+def test_a_draw_that_is_not_defined_counts_at_both_ends() -> None:
+    draws_R = np.concatenate([[0.5], np.linspace(0, 1, 1001)])
+    known = Estimate.of(draws_R)
+    assert known == pytest.approx((0.5, 0.025, 0.975))
+    # 11 of 1,001 draws may be anything, so that many fewer are left below the lower end and above the upper.
+    draws_R[500:511] = np.nan
+    assert Estimate.of(draws_R) == pytest.approx((0.5, 0.014, 0.986))
+    draws_R[500:540] = np.nan
+    assert Estimate.of(draws_R) == (0.5, -np.inf, np.inf)
 
 
 def test_the_csv_has_a_line_for_every_measurement() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 
 from moe_compress.reporting.results_table import ResultsTable
@@ -29,7 +30,7 @@ COLUMNS = (
 def as_csv(table: ResultsTable) -> str:
     """Return every cell as a line: shares in 0..1 with 95 % intervals, perplexity and KL (nats) per token.
 
-    The base model comes first, as row `base`.
+    The base model comes first, as row `base`. What has no finite value is empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -51,6 +52,6 @@ def _lines(table: ResultsTable) -> Iterator[list[object]]:
                 shares = [*cell.accuracy, *cell.kept]
                 yield [
                     *(row, made_for, domain, fraction, table.merges(row)),
-                    *(f"{share:.5f}" for share in shares),
+                    *(f"{share:.5f}" if math.isfinite(share) else "" for share in shares),
                     *(f"{cell.perplexity:.5g}", f"{cell.kl:.5g}", round(cell.num_parameters)),
                 ]

@@ -100,9 +100,7 @@ def _introduction(background: Background) -> str:
 
 def summarise(table: ResultsTable, judged: Sequence[Judged]) -> list[str]:
     """Return the page's findings as sentences, each made from the numbers."""
-    lines = [_best_sentence(table, fraction) for fraction in table.fractions if table.rows("own", fraction)]
-    fraction = min(table.fractions, key=lambda each: abs(each - 0.5))
-    lines += [*_mixed_sentences(table, fraction), *_merging_sentences(table), *_kl_sentences(table)]
+    lines = [*_kept_sentences(table), *_kl_sentences(table)]
     if judged:
         verdicts = Counter(each.verdict for each in judged)
         lines.append(
@@ -112,11 +110,21 @@ def summarise(table: ResultsTable, judged: Sequence[Judged]) -> list[str]:
     return lines
 
 
+def _kept_sentences(table: ResultsTable) -> list[str]:
+    """Return the findings on the mean share kept, or why there is none."""
+    if table.guessed:
+        domains = ", ".join(table.guessed)
+        return [f"**No mean share kept:** the base model answers no better than guessing on {domains}."]
+    lines = [_best_sentence(table, fraction) for fraction in table.fractions if table.rows("own", fraction)]
+    fraction = min(table.fractions, key=lambda each: abs(each - 0.5))
+    return [*lines, *_mixed_sentences(table, fraction), *_merging_sentences(table)]
+
+
 def _best_sentence(table: ResultsTable, fraction: float) -> str:
     """Return the row that keeps most, and those that cannot be told from it."""
     best, *others = table.rows("own", fraction)
     top_R = table.mean_kept(best, "own", fraction)
-    close = [row for row in others if Estimate.of(top_R - table.mean_kept(row, "own", fraction)).low <= 0]
+    close = [row for row in others if not Estimate.of(top_R - table.mean_kept(row, "own", fraction)).low > 0]
     alike = ", ".join(f"`{row}`" for row in close)
     others_say = f"{alike} cannot be told from it" if alike else "all others keep less"
     last = others[-1] if others else best
@@ -282,11 +290,12 @@ def _percent(fraction: float) -> str:
 
 def _estimate(found: Estimate) -> str:
     interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}".replace("-", "\N{MINUS SIGN}")
-    return f"{wording.percent(found.value)} ({interval})"
+    return f"{wording.percent(found.value)} ({interval if found.is_bounded else wording.MISSING})"
 
 
 def _points(found: Estimate) -> str:
-    return f"{wording.points(found.value)} ({wording.points_interval(found.low, found.high)})"
+    value = wording.MISSING if math.isnan(found.value) else wording.points(found.value)
+    return f"{value} ({wording.points_interval(found.low, found.high) if found.is_bounded else wording.MISSING})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

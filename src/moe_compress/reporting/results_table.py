@@ -30,9 +30,20 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, draws_R: FloatArray) -> Estimate:
-        """Return the first of the draws, which is what was measured, and the interval of the others."""
-        low, high = np.quantile(draws_R[1:], (0.025, 0.975))
+        """Return the first of the draws, which is what was measured, and the interval of the others.
+
+        A draw that is not defined, because the base only guesses on its items, may be anything: it counts at both
+        ends, as in `evaluation.compare`. So a bound is infinite where too many are.
+        """
+        others_R, undefined_R = draws_R[1:], np.isnan(draws_R[1:])
+        low = np.quantile(np.where(undefined_R, -np.inf, others_R), 0.025, method="inverted_cdf")
+        high = np.quantile(np.where(undefined_R, np.inf, others_R), 0.975, method="inverted_cdf")
         return cls(float(draws_R[0]), float(low), float(high))
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether both ends of the interval are known."""
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,11 @@ class ResultsTable:
     def domains(self) -> tuple[str, ...]:
         """The domains, in order."""
         return tuple(self.base)
+
+    @cached_property
+    def guessed(self) -> tuple[str, ...]:
+        """The domains on which the base model is no better than guessing, so that there is no share to keep."""
+        return tuple(d for d in self.domains if self.base[d].accuracy <= self.chance[d])
 
     @cached_property
     def fractions(self) -> tuple[float, ...]:
