@@ -44,6 +44,23 @@ def test_everything_that_differs_is_on_the_page(tmp_path):
     assert text.index("The compressed models") < text.index("Their base models") < text.index("baseline.accuracy")
 
 
+def test_each_model_has_a_table_of_its_own(tmp_path):
+    measured = {
+        "accuracy.quiz": [0.7, 0.7],
+        "baseline.accuracy.medical": [0.9, 0.9],
+        "candidate.accuracy.medical": [0.8, 0.8],
+        "pruned.accuracy.medical": [None, 0.6],
+        "pruned.perplexity.medical": [None, 5.0],
+    }
+    text = text_of(page_of(tmp_path, measured=measured))
+    own, rest = text.split("Before tuning")
+    pruned, base = rest.split("Their base models")
+    assert "candidate.accuracy.medical" in own and "accuracy.quiz" in own
+    assert "pruned.accuracy.medical" in pruned and "pruned.perplexity.medical" in pruned
+    assert "baseline.accuracy.medical" in base and "pruned." not in base
+    assert "Before tuning" not in text_of(page_of(tmp_path))
+
+
 def test_what_users_named_is_text_and_nothing_is_loaded(tmp_path):
     html = page_of(tmp_path)
     assert "<script" not in html and "&lt;script&gt;" in html

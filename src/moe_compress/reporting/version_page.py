@@ -20,19 +20,25 @@ def write_comparison(compared: Mapping[str, Any], path: Path) -> Path:
     Returns:
         The file written.
     """
-    measured = {name: values for name, values in compared["measured"].items() if name.startswith(_OWN)}
     names = [uri.removeprefix("models:/").replace("/", " version ") for uri in compared["versions"]]
     html = fill_template(
         "comparison.html.j2",
         css=style_sheet(),
         names=names,
         compared=compared,
-        own=measured,
-        base={name: values for name, values in compared["measured"].items() if name not in measured},
+        **_sort_measured(compared["measured"]),
     )
     write_atomically(path, html.encode())
     return path
 
 
-_OWN = ("candidate.", "share_kept.")
-"""What was measured of the compressed model; all else is its base model's."""
+def _sort_measured(measured: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return table -> what belongs there; what names no other model is the compressed model's."""
+    tables: dict[str, dict[str, Any]] = {"own": {}, "pruned": {}, "base": {}}
+    for name, values in measured.items():
+        tables[_OTHERS.get(name.partition(".")[0], "own")][name] = values
+    return tables
+
+
+_OTHERS = {"baseline": "base", "pruned": "pruned"}
+"""First part of a metric's name -> the model that it is of, where that is not the compressed one."""
