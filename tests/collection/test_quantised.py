@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,10 +19,11 @@ from tests.collection.conftest import (
     run_streamed,
 )
 
+from moe_compress.checkpoint.dequantise import MatrixCode, decode_slabs
 from moe_compress.collection.collect import CollectSettings
 from moe_compress.collection.dequantise import dequantise
 from moe_compress.collection.estimate import Estimate, choose_mode
-from moe_compress.errors import UnsupportedModelError
+from moe_compress.errors import CheckpointError, UnsupportedModelError
 from moe_compress.types import Encoding
 
 BLOCK = (8, 5)  # 12 rows and 16 columns are no multiples: the last blocks are cut
@@ -104,6 +106,65 @@ def test_mxfp4_is_read_slowly_and_as_transformers_does():
     for expert in range(2):
         slow = slowly_from_mxfp4(codes[expert], scales[expert]).T
         assert torch.equal(found[expert].float(), slow)
+
+
+def as_the_rewrite_reads(kind, codes, scales, shape, block):
+    """Return one matrix as `checkpoint` decodes it when it is written as BF16."""
+    names = {
+        torch.float8_e4m3fn: "F8_E4M3",
+        torch.uint8: "U8",
+        torch.float8_e8m0fnu: "F8_E8M0",
+        torch.float32: "F32",
+        torch.bfloat16: "BF16",
+    }
+    code = MatrixCode(kind, names[codes.dtype], names[scales.dtype], shape, block)
+    stored, factors = (
+        value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for value in (codes, scales)
+    )
+    slabs = decode_slabs(code, lambda offset, length: stored[offset : offset + length], factors)
+    with np.errstate(invalid="ignore"):  # torch's own NaN of an exponent is a signalling one
+        return torch.from_numpy(np.concatenate(list(slabs)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float8_e8m0fnu, torch.bfloat16, torch.float32])
+def test_mxfp4_is_what_the_rewrite_reads_whatever_its_scales_are_stored_as(dtype):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (2, 6, 3, 16), generator=generator, dtype=torch.uint8)
+    scales = torch.randint(120, 130, (2, 6, 3), generator=generator, dtype=torch.uint8)
+    scales[0, 0] = torch.tensor([0, 252, 255])  # the smallest, a large one, and what is no number
+    scales = scales.view(torch.float8_e8m0fnu).to(dtype) if dtype.itemsize > 1 else scales.view(dtype)
+    found = dequantise(Encoding("mxfp4", "b", "s", (32, 1)), codes, scales, torch.float32)
+    for expert in range(2):
+        expected = as_the_rewrite_reads("mxfp4", codes[expert], scales[expert], (96, 6), (32, 1))
+        torch.testing.assert_close(found[expert], expected, rtol=0, atol=0, equal_nan=True)
+    assert found[1].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("block", "scales"), [((12, 16), (3,)), ((12, 16), ()), (BLOCK, (3, 2, 4)), ((12, 16), (1,))]
+)
+def test_fused_fp8_experts_are_what_the_rewrite_reads(block, scales):
+    codes = fp8_pair((36, 16), 0)[0].reshape(3, 12, 16)
+    factors = torch.rand(scales)
+    found = dequantise(Encoding("fp8", "w", "s", block), codes, factors, torch.float32)
+    for expert in range(3):
+        own = factors[expert] if scales[:1] == (3,) else factors
+        assert torch.equal(found[expert], as_the_rewrite_reads("fp8", codes[expert], own, (12, 16), block))
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "scales"),
+    [("mxfp4", torch.uint8, torch.int32), ("mxfp4", torch.int8, torch.uint8), ("fp8", torch.int8, torch.float32)],
+)
+def test_codes_and_scales_of_other_dtypes_are_refused(kind, codes, scales):
+    shape = (32, 16) if kind == "fp8" else (32, 1, 16)
+    with pytest.raises(CheckpointError, match=rf"'codes' is stored as {codes}.* with {scales}.* scales.*no {kind}"):
+        dequantise(
+            Encoding(kind, "codes", "scales", (32, 16)),
+            torch.ones(shape, dtype=codes),
+            torch.ones(32, 1, dtype=scales) if kind == "mxfp4" else torch.ones(1, 1, dtype=scales),
+            torch.float32,
+        )
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_moe"])
