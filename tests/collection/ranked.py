@@ -20,12 +20,12 @@ def collect_rank(checkpoint, domains, folder, rank, num_ranks, port):
     os.environ.update({name: str(value) for name, value in place.items()})
     cpu = torch.device("cpu")
     sums = make_sums(layout_of(load_plain("qwen3_moe", checkpoint, torch.float32)), domains)
-    with join_ranks(is_cuda=False) as (own, count):
+    with join_ranks(cpu) as (own, count):
         assert (own, count) == (rank, num_ranks)
         share = take_share(domains, own, count)
         streamed = StreamedModel(read_files(checkpoint), torch.float32, cpu)
         collect_streamed(streamed, share, sums, ResumePoint(None, "", keep=True), Progress(1, 3))
         if count > 1:
-            add_ranks(sums, cpu)
+            add_ranks(sums)
     state = {f"{name}/{key}": value for name, own in sums.items() for key, value in own.state().items()}
     save_file(state, folder / f"{rank}.safetensors")

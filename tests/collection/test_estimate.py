@@ -26,7 +26,7 @@ from moe_compress.collection.estimate import (
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import StreamedModel
-from moe_compress.errors import ResourceError
+from moe_compress.errors import ParameterError, ResourceError
 from moe_compress.types import Demonstrations
 
 SMALL = Estimate("streamed", 10, 100, 100, 100, 100, 1.0)
@@ -161,6 +161,19 @@ def test_the_dtype_is_the_checkpoints_own_or_the_one_named(checkpoint):
     without = {name: value for name, value in files.config.items() if name != "dtype"}
     assert find_dtype(replace(files, config=without), "auto") == torch.float32
     assert find_device("cpu") == CPU
+
+
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda:3")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ParameterError, match=r"rank 3 on a machine with 2 GPUs.*start 2 there"):
+        find_device("auto")
 
 
 def test_both_modes_give_the_same_statistics_of_texts(readable, layout, tmp_path, caplog):

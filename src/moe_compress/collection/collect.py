@@ -33,6 +33,7 @@ from moe_compress.collection.resident import collect_resident, load_resident
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import RoutingSums, start_sums
+from moe_compress.errors import ParameterError
 from moe_compress.families.building import build_config
 from moe_compress.loading import load_tokenizer
 from moe_compress.types import Demonstrations, ExpertStatistics, MoELayout, Provenance, Reduction, digest_of
@@ -48,7 +49,7 @@ class CollectSettings:
 
     Attributes:
         mode: `resident` loads the model, `streamed` one decoder layer at a time, `auto` the first if it fits well.
-        device: a torch device, or `auto` for the GPU when there is one.
+        device: a torch device, or `auto` for the GPU when there is one; with `cuda` each rank has its own.
         dtype: a torch dtype's name, or `auto` for the checkpoint's own.
         batch_size: sequences per forward pass.
         max_tokens: longer texts are cut here, or at the model's context.
@@ -98,14 +99,13 @@ def collect(
     """
     place, count = parse_shard(settings.shard)
     batches, streamed = prepare(files, domains, settings)
-    device = streamed.device
     asked = requests or dict.fromkeys(domains, ())
     reduce = reductions or {}
     sums = {
         name: start_sums(layout, own, asked[name], settings.embedding_tokens, reduce.get(name))
         for name, own in batches.items()
     }
-    with join_ranks(device.type == "cuda") as (rank, num_ranks):
+    with join_ranks(streamed.device) as (rank, num_ranks):
         refuse_what_does_not_add(asked, count * num_ranks)
         share = take_share(batches, place * num_ranks + rank, count * num_ranks)
         weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
@@ -113,7 +113,7 @@ def collect(
         base = [weights, wanted, settings.embedding_tokens]
         run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
-            add_ranks(sums, device)
+            add_ranks(sums)
     lineage = {"shard": settings.shard} if settings.shard else {}
     return {name: own.as_statistics(name, {**provenance[name], **lineage}) for name, own in sums.items()}
 
@@ -206,9 +206,22 @@ def run(
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the GPU when there is one, each rank of a machine has its own."""
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device(name if name != "auto" else f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+    """Return the device of a name; `auto` is `cuda` with a GPU, and of `cuda` each local rank has its own.
+
+    Raises:
+        ParameterError: if this machine has fewer GPUs than ranks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cuda":
+        return torch.device(name)
+    rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= count > 0:
+        raise ParameterError(
+            f"torchrun started rank {rank} on a machine with {count} GPUs, and each rank takes one; start {count} "
+            "there (--nproc-per-node)"
+        )
+    return torch.device("cuda", rank)
 
 
 def find_dtype(files: CheckpointFiles, name: str) -> torch.dtype:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
@@ -26,17 +26,25 @@ _PATIENCE = timedelta(days=7)
 
 
 @contextmanager
-def join_ranks(is_cuda: bool) -> Iterator[tuple[int, int]]:
-    """Yield (rank, number of ranks) as `torchrun` set them, joined with the others; (0, 1) for a lone process."""
+def join_ranks(device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yield (rank, number of ranks) as `torchrun` set them, joined with the others; (0, 1) for a lone process.
+
+    Ranks speak in host memory, whatever they compute on: once, of sums that are small beside weights, and so with
+    the same code on a machine without GPUs.
+
+    Args:
+        device: what this rank computes on; inside the block a GPU is what CUDA takes for the current one.
+    """
     count = count_ranks()
-    if count == 1 or dist.is_initialized():
-        yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        return
-    dist.init_process_group("nccl" if is_cuda else "gloo", timeout=_PATIENCE)
-    try:
-        yield dist.get_rank(), count
-    finally:
-        dist.destroy_process_group()
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        if count == 1 or dist.is_initialized():
+            yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+            return
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+        try:
+            yield dist.get_rank(), count
+        finally:
+            dist.destroy_process_group()
 
 
 def count_ranks() -> int:
@@ -97,18 +105,17 @@ def take_share(domains: Mapping[str, Sequence[Batch]], place: int, count: int) -
     return {name: tuple(batches[place::count]) for name, batches in domains.items()}
 
 
-def add_ranks(domains: Mapping[str, RoutingSums], device: torch.device) -> None:
-    """Add up in place what all ranks added up, in float64; afterwards every rank has the whole.
+def add_ranks(domains: Mapping[str, RoutingSums]) -> None:
+    """Add up in place what all ranks added up, in float64; afterwards every rank has the whole, in host memory.
 
     Args:
         domains: name -> this rank's sums.
-        device: where the ranks' backend wants what it adds.
     """
     for sums, row in ((own, row) for own in domains.values() for row in range(len(own.layout.layers))):
         ours = sums.state([row])  # layer by layer: all of them at once may be large
         shapes = _gather_shapes({key: tuple(value.shape) for key, value in ours.items()})
         for key, shape in sorted(shapes.items()):  # a rank without batches of this domain has nothing yet
-            value = ours.get(key, torch.zeros(shape, dtype=torch.float64)).to(device)
+            value = ours.get(key, torch.zeros(shape, dtype=torch.float64)).cpu()
             dist.all_reduce(value, dist.ReduceOp.SUM if _is_sum(key) else dist.ReduceOp.MAX)
             ours[key] = value
         sums.restore(ours)
