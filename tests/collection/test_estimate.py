@@ -154,6 +154,30 @@ def test_free_memory_is_below_what_the_machine_has():
     assert 0 < free_host_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+V2 = ("memory.max", "memory.current", "memory.stat", "")
+V1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_")
+
+
+@pytest.mark.parametrize("version", [V2, V1], ids=["version 2", "version 1"])
+def test_pages_of_files_that_were_read_are_free_in_a_container(tmp_path, version):
+    limit, used, stat, prefix = version
+    (tmp_path / stat).parent.mkdir(exist_ok=True)
+    sizes = {
+        "active_file": 10,
+        "inactive_file": 700,
+        "shmem": 50,
+        "total_active_file": 20,
+        "total_inactive_file": 800,
+    }
+    (tmp_path / stat).write_text("".join(f"{name} {size}\n" for name, size in sizes.items()))
+    (tmp_path / limit).write_text("1000\n")
+    (tmp_path / used).write_text("900\n")
+    cached = sizes[f"{prefix}active_file"] + sizes[f"{prefix}inactive_file"]
+    assert free_host_bytes(tmp_path) == 1000 - 900 + cached
+    (tmp_path / limit).write_text("max\n" if version is V2 else "9223372036854771712\n")
+    assert free_host_bytes(tmp_path) > 1 << 20  # the machine's own
+
+
 def test_the_dtype_is_the_checkpoints_own_or_the_one_named(checkpoint):
     files = read_files(checkpoint("mixtral"))
     assert find_dtype(files, "auto") == torch.float32

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,12 @@ from moe_compress.types import MoELayout
 _COMFORTABLE = 0.8
 """Share of the free memory a whole model may take before it is streamed instead."""
 _SAMPLE_BYTES = 64 << 20
+_CGROUPS = Path("/sys/fs/cgroup")
+_LIMITS = {  # of a container: limit, use, and what the kernel's names of the use begin with
+    "": ("memory.max", "memory.current", "memory.stat"),
+    "total_": ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+}
+"""In version 2 of control groups, and in version 1, whose limit is a huge number where there is none."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +184,28 @@ def free_device_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_host_bytes()
 
 
-def free_host_bytes() -> int:
-    """Return the host memory this process may still take, within its container's limit."""
+def free_host_bytes(groups: Path = _CGROUPS) -> int:
+    """Return the host memory this process may still take, within its container's limit.
+
+    Args:
+        groups: where the kernel tells of control groups.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, int(limit) - int(used))
+    return min([free, *_left_by_limits(groups)])
+
+
+def _left_by_limits(groups: Path) -> Iterator[int]:
+    """Yield what a container's limit leaves; files' pages count as used there, but go when memory is asked for."""
+    for prefix, names in _LIMITS.items():
+        with suppress(OSError):
+            (limit,), (used,), parts = ((groups / name).read_text().split() for name in names)
+            sizes = dict(zip(parts[::2], map(int, parts[1::2]), strict=True))
+            if limit != "max":
+                yield int(limit) - int(used) + sum(sizes[f"{prefix}{kind}_file"] for kind in ("active", "inactive"))
 
 
 def _hidden_size(model: Any) -> int:
