@@ -10,10 +10,10 @@ import pytest
 
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
-from moe_compress.pipelines import digests
+from moe_compress.pipelines import digests, run_keys
 from moe_compress.pipelines.key_parts import key_parts
 from moe_compress.pipelines.request_checks import check_tuning
-from moe_compress.pipelines.run_keys import evaluated_tasks, requests_of, stage_keys
+from moe_compress.pipelines.run_keys import STAGES, evaluated_tasks, requests_of, stage_keys
 from moe_compress.tuning.settings import TuneSettings
 
 PARAMETERS = {
@@ -29,18 +29,11 @@ PARAMETERS = {
     "sweep": {"methods": ["easy_ep"]},
     "domains": {"medical": {"select": {}}, "math": {}},
 }
-SWEEPS = ("sweep_collect", "sweep")
-STAGES = (
-    "collect",
-    "select",
-    "rewrite",
-    "tune",
-    "baseline",
-    "pruned",
-    "candidate",
-    "run",
-    *SWEEPS,
-)
+SWEEPS = {"sweep_collect", "sweep"}
+MADE = {"rewrite", "tune", "compatibility", "pruned", "candidate", "probes", "run"}
+"""What follows from a plan."""
+MEASURED = {"baseline", "pruned", "candidate", "probes", "run", "sweep"}
+"""What follows from how models are measured."""
 
 
 @pytest.fixture
@@ -63,13 +56,10 @@ def changed(before, after):
 @pytest.mark.parametrize(
     ("block", "stages"),
     [
-        (
-            "collect",
-            {"collect", "select", "rewrite", "tune", "pruned", "candidate", "run", "sweep_collect", "sweep"},
-        ),
-        ("select", {"select", "rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
-        ("rewrite", {"rewrite", "tune", "pruned", "candidate", "run", "sweep"}),
-        ("evaluate", {"baseline", "pruned", "candidate", "run", "sweep"}),
+        ("collect", {"collect", "select"} | MADE | SWEEPS),
+        ("select", {"select", "sweep"} | MADE),
+        ("rewrite", {"sweep"} | MADE),
+        ("evaluate", MEASURED),
         ("statistics_gates", {"run", "sweep"}),
         ("gates", {"run", "sweep"}),
         ("release", {"run"}),
@@ -85,15 +75,7 @@ def test_a_parameter_changes_its_stage_and_those_after_it(folder, block, stages)
 def test_a_domains_own_selection_counts(folder):
     parameters = copy.deepcopy(PARAMETERS)
     parameters["domains"]["medical"]["select"]["method"] = "reap"
-    assert changed(keys(folder), keys(folder, parameters)) == {
-        "select",
-        "rewrite",
-        "tune",
-        "pruned",
-        "candidate",
-        "run",
-        "sweep",
-    }
+    assert changed(keys(folder), keys(folder, parameters)) == {"select", "sweep"} | MADE
 
 
 def test_a_sweep_uses_the_statistics_there_are_where_its_methods_need_no_more(folder, monkeypatch):
@@ -152,7 +134,7 @@ def test_the_way_of_asking_is_part_of_the_baselines_key(folder, setting):
     after = keys(
         folder, with_benchmarks(**{"backend": "hf", "dtype": "float32", "chat_template": False, **setting})
     )
-    assert changed(before, after) == {"baseline", "pruned", "candidate", "run", "sweep"}
+    assert changed(before, after) == MEASURED
 
 
 def test_a_benchmarks_definition_is_part_of_the_key_of_those_who_ask_it(folder):
@@ -160,13 +142,7 @@ def test_a_benchmarks_definition_is_part_of_the_key_of_those_who_ask_it(folder):
     changed_one, changed_other = copy.deepcopy(before), copy.deepcopy(before)
     changed_one["benchmarks"]["definitions"]["one"]["num_fewshot"] = 3
     changed_other["benchmarks"]["definitions"]["other"]["num_fewshot"] = 3
-    assert changed(keys(folder, before), keys(folder, changed_one)) == {
-        "baseline",
-        "pruned",
-        "candidate",
-        "run",
-        "sweep",
-    }
+    assert changed(keys(folder, before), keys(folder, changed_one)) == MEASURED
     assert changed(keys(folder, before), keys(folder, changed_other)) == set()
     assert changed(keys(folder, before, domain="math"), keys(folder, changed_one, domain="math")) == set()
 
@@ -179,6 +155,13 @@ def test_libraries_that_scores_depend_on_are_part_of_the_key(folder, monkeypatch
     real = digests._version
     monkeypatch.setattr(digests, "_version", lambda name: "0.0.1" if name == library else real(name))
     assert keys(folder, parameters)["baseline"] != before["baseline"]
+
+
+def test_the_code_that_loads_models_is_part_of_the_key_of_what_is_computed_with_them(folder, monkeypatch):
+    before, real = keys(folder), digests.source
+    monkeypatch.setattr(run_keys, "source", lambda *places: real(*set(places) - {"loading.py"}))
+    after = keys(folder)
+    assert {stage for stage in ("collect", "baseline") if before[stage] != after[stage]} == {"collect", "baseline"}
 
 
 def test_other_weights_change_everything(folder):
@@ -223,13 +206,14 @@ def test_the_content_of_a_plan_that_is_given_is_part_of_the_key_and_its_collecti
     (folder / "mask.json").write_text("[[1]]")
     before = keys(folder, parameters)
     (folder / "mask.json").write_text("[[0]]")
-    assert changed(before, keys(folder, parameters)) == {"select", "rewrite", "tune", "pruned", "candidate", "run"}
+    assert changed(before, keys(folder, parameters)) == {"select"} | MADE
     before = keys(folder, parameters)
     parameters["collect"]["batch_size"] = 3
-    assert changed(before, keys(folder, parameters)) == {"collect", "sweep", "sweep_collect"}
+    assert changed(before, keys(folder, parameters)) == {"collect"} | SWEEPS
 
 
 TUNED = PARAMETERS | {"tune": {"steps": 9, "kind": "full", "text": None}}
+TUNES = {"tune", "candidate", "probes", "run"}
 
 
 def test_without_tuning_the_pruned_checkpoint_is_the_candidate(folder):
@@ -240,12 +224,12 @@ def test_without_tuning_the_pruned_checkpoint_is_the_candidate(folder):
 
 
 def test_tuning_changes_the_candidate_alone(folder, tmp_path):
-    assert changed(keys(folder), keys(folder, TUNED)) == {"tune", "candidate", "run"}
+    assert changed(keys(folder), keys(folder, TUNED)) == TUNES
     more = PARAMETERS | {"tune": TUNED["tune"] | {"text": str(tmp_path / "more.jsonl")}}
     (tmp_path / "more.jsonl").write_text("one")
     first = keys(folder, more)
     (tmp_path / "more.jsonl").write_text("two")
-    assert changed(first, keys(folder, more)) == {"tune", "candidate", "run"}
+    assert changed(first, keys(folder, more)) == TUNES
 
 
 def test_what_is_held_out_decides_what_is_tuned_on(folder):
@@ -260,7 +244,7 @@ def test_other_demonstrations_are_tuned_on_even_where_the_plan_is_given(folder):
     given["domains"]["medical"]["select"]["from"] = str(folder / "mask.json")
     before = keys(folder, given)
     (folder / "medical/demonstrations.jsonl").write_text("other\n")
-    assert {"tune", "candidate", "run"} == changed(before, keys(folder, given)) - {"collect", *SWEEPS}
+    assert changed(before, keys(folder, given)) - {"collect", *SWEEPS} == TUNES
     sampled = given | {"data": {"sample": 3}}
     assert "tune" in changed(keys(folder, given), keys(folder, sampled))
 

@@ -17,7 +17,10 @@ PREFIX = "part."
 BLOCKS = ("data", "collect", "select", "rewrite", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks that a run key depends on."""
 
-_CODE = ("collection", "families", "methods", "plans", "checkpoint", "evaluation", "gates", "types", "pipelines")
+_CODE = (
+    *("collection", "families", "methods", "plans", "checkpoint", "evaluation", "gates", "types", "pipelines"),
+    "loading.py",
+)
 
 
 def key_parts(

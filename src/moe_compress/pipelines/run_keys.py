@@ -96,7 +96,9 @@ class _Chain:
                     {key: value for key, value in self.parameters["collect"].items() if key not in _SAME_SUMS},
                     asked,
                     _reduction_of(self.parameters, name, asked),
-                    source("collection", "families", "types", "pipelines/data.py", "pipelines/collect.py"),
+                    source(
+                        "collection", "families", "types", "loading.py", "pipelines/data.py", "pipelines/collect.py"
+                    ),
                     versions("torch", "transformers"),
                 ]
             )
@@ -124,7 +126,7 @@ class _Chain:
             return []
         text = file_digest(self.domains_folder / self.domain / "calibration.jsonl")
         evaluate = [self.parameters["evaluate"][name] for name in ("device", "dtype")]
-        code = source("evaluation", "pipelines/refine.py")
+        code = source("evaluation", "loading.py", "pipelines/refine.py")
         return [self.collect, self.parameters["data"], text, evaluate, code, versions("torch", "transformers")]
 
     @cached_property
@@ -139,13 +141,14 @@ class _Chain:
             return self.rewrite
         texts = {name: file_digest(path) for name, path in self.demonstrations.items()}
         left_out = [self._benchmark_digests, self._benchmarks]
-        code = source("tuning", "pipelines/tune.py")
+        code = source("tuning", "loading.py", "pipelines/tune.py")
         return digest_of([self.rewrite, settings, [self.parameters["data"], texts], left_out, code])
 
     @cached_property
     def compatibility(self) -> str:
         facts = file_digest(Path(moe_compress.__file__).parent / "compatibility" / "engines.yaml")
-        return digest_of([self.select, facts, source("compatibility")])
+        code = source("compatibility", "pipelines/rewrite.py")
+        return digest_of([self.select, self.parameters["rewrite"], facts, code])
 
     @cached_property
     def baseline(self) -> str:
@@ -156,7 +159,7 @@ class _Chain:
                 self._benchmark_digests,
                 evaluate,
                 self._benchmarks,
-                source("evaluation", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
+                source("evaluation", "loading.py", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
                 versions(*self._evaluating),
             ]
         )
