@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,9 +129,10 @@ class KeyedCheckpointDataset(KeyedDataset):
         self._digests = Path(path)
 
     def save(self, data: CheckpointRewrite | CheckpointReference) -> None:
-        """Stream the rewrite into place; a checkpoint that is there already goes once the new one is whole.
+        """Stream the rewrite into place; a checkpoint that is there already stays where the new one is the same.
 
-        A reference stands for the checkpoint that is already in this place.
+        A reference stands for the checkpoint that is already in this place. Both fit on the disk for a while, or
+        nothing is written.
 
         Raises:
             CheckpointError: if the disk is too small or the written files are not what was planned.
@@ -140,31 +140,49 @@ class KeyedCheckpointDataset(KeyedDataset):
         if isinstance(data, CheckpointReference):
             assert data.path == self.path
             return
-        with (
-            set_aside(self.path),
-            tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar,
-        ):
-            write_checkpoint(data, self.path, lambda done, total: show(bar, done, total))
+        with tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar:
+            put(self.path, lambda place: write_checkpoint(data, place, lambda *done: show(bar, *done)))
 
     def load(self) -> CheckpointReference:
         """Return the folder with its digests."""
         return refer_to(self.path, self._digests)
 
 
-@contextmanager
-def set_aside(path: Path) -> Iterator[None]:
-    """Make room for a folder inside the block; what was there comes back if the block fails, else it is removed."""
-    aside = path.with_name(f".{path.name}.replaced")
+def put(path: Path, write: Callable[[Path], None]) -> None:
+    """Put a checkpoint in a place; one that is there goes once the new one is whole, and only if they differ.
+
+    A registered checkpoint has its records beside its weights (MLmodel, checksums, card), and is in use while a run
+    is repeated: whatever fails or is killed in the repetition, it stays, and so do they.
+
+    Args:
+        path: the place.
+        write: writes the checkpoint to a folder that is not there yet, whole or not at all.
+    """
+    new, aside = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.replaced")
+    if aside.exists() and not path.exists():  # a run was killed between the two renames
+        aside.rename(path)
+    for leftover in (new, aside):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not path.exists():
+        write(path)
+        return
+    write(new)
+    if is_same(path, new):
+        logger.info("%s holds the same bytes already and stays", path)
+        shutil.rmtree(new)
+        return
+    path.rename(aside)
+    new.rename(path)
     shutil.rmtree(aside, ignore_errors=True)
-    if path.exists():
-        path.rename(aside)
+
+
+def is_same(there: Path, new: Path) -> bool:
+    """Whether a checkpoint folder has the weights and settings of one just written; all of both is read."""
+    written = refer_to(new, None).files
     try:
-        yield
-    except BaseException:
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        return refer_to(there, None).files == written
+    except (CheckpointError, OSError):  # a damaged one is to be replaced
+        return False
 
 
 def show(bar: tqdm[Any], done: int, total: int) -> None:
