@@ -1,6 +1,7 @@
 """A tracking server takes local files only among a run's artifacts: hard links there, or a plain refusal."""
 
 import os
+import shutil
 
 import mlflow
 import pytest
@@ -20,6 +21,18 @@ def test_within_a_run_the_folder_is_linked_not_copied(server, checkpoint):
     linked = next(server.rglob("*.safetensors"))
     assert linked.samefile(weights)
     assert mlflow.pyfunc.load_model("models:/moe-linked@candidate").predict(["Answer :"])
+
+
+def test_other_weights_of_the_same_key_are_given_an_address_of_their_own(server, checkpoint, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    weights = next(other.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with mlflow.start_run():
+        for folder, digest in ((checkpoint, "c3d4" * 16), (other, "e5f6" * 16)):
+            register_version("moe-twice", folder, {**TAGS, "candidate_weights_digest": digest})
+    registered = next(resolve("moe-twice", "candidate").folder.glob("*.safetensors"))
+    assert registered.samefile(weights)
 
 
 def test_outside_a_run_the_way_out_is_told(server, checkpoint):

@@ -26,6 +26,7 @@ RELEASED = "released"
 
 MAX_TAG_LENGTH = 5000
 _MOST_VERSIONS = 1000  # of one model that are looked at; the newest come first
+_LABEL_LENGTH = 16  # of each identity in an address
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _IDENTITY_VALUE = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
@@ -109,7 +110,8 @@ def register_version(
         found = _find(client, model_name, identity)
         if found is None:
             run_id = run_id or active_run_id()
-            label = f"{model_name}-{next(iter(identity.values()))}"
+            # Runs of one key can give other weights of equal size, on another device for one.
+            label = "-".join([model_name, *(value[:_LABEL_LENGTH] for value in identity.values())])
             source = _accepted_source(client, source, label, run_id)
             version = client.create_model_version(
                 model_name, source, run_id=run_id, tags=kept_tags, await_creation_for=0
