@@ -39,6 +39,12 @@ def test_the_same_key_is_one_version_and_its_alias_is_pointed_again(store, check
     assert first.uri == "models:/moe-medical/1"
 
 
+def test_a_version_keeps_telling_of_the_run_that_made_it(store, checkpoint):
+    register_version(NAME, checkpoint, {**TAGS, "git_commit": "first"})
+    again = register_version(NAME, checkpoint, {**TAGS, "git_commit": "second"})
+    assert again.tags == {**TAGS, "git_commit": "first"}
+
+
 def test_the_same_key_with_other_weights_is_another_version(store, checkpoint):
     register_version(NAME, checkpoint, TAGS)
     assert register_version(NAME, checkpoint, {**TAGS, "candidate_weights_digest": "eeee"}).created
@@ -165,6 +171,24 @@ def test_promotion_and_one_step_back(store, checkpoint):
     with pytest.raises(RegistryError, match="no earlier champion"):
         roll_back(NAME)
     assert promote(find_version(NAME, "2"), "ann", "mended") and "rolled_back" not in find_version(NAME, "2").tags
+
+
+def test_a_promotion_killed_before_it_forgave_a_rollback_is_completed_by_the_next(store, checkpoint, monkeypatch):
+    for key in ("first", "second"):
+        version = register_version(NAME, checkpoint, {**TAGS, "run_key": key})
+        promote(version)
+    roll_back(NAME)
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "delete_model_version_tag", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            promote(find_version(NAME, "2"))
+    assert "rolled_back" in resolve(NAME, "champion").tags
+    assert promote(find_version(NAME, "2")) is False
+    assert "rolled_back" not in resolve(NAME, "champion").tags
 
 
 @pytest.mark.parametrize("step", ["set_model_version_tag", "set_registered_model_alias"])

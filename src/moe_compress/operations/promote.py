@@ -27,10 +27,9 @@ def promote_model(model: str, version: str | None, by: str, why: str) -> dict[st
         RegistryError: if there is no such version, its files changed, or it was rolled back and is not named.
     """
     found = find_version(model, version) if version else find_version(model, alias=CANDIDATE)
-    moved = False
     if list_aliases(model).get(CHAMPION) != found.version:
         check_promotable(found, is_named=version is not None)
-        moved = promotion.promote(found, by, why)
+    moved = promotion.promote(found, by, why)
     return {"model": model, "version": found.version, "moved": moved, "by": by, "why": why, **aliases_now(model)}
 
 

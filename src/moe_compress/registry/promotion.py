@@ -30,16 +30,16 @@ def promote(version: RegisteredVersion, by: str = "", why: str = "") -> bool:
     """
     with mlflow_client(f"promote '{version.name}' version {version.version}") as client:
         champion = aliases_of(client, version.name).get(CHAMPION)
-        if champion == version.version:
-            return False
-        # What an interruption leaves is a record of a step that the next call makes, and never a lost champion.
-        client.set_model_version_tag(version.name, version.version, PROMOTED, _record(by, why))
-        if champion is not None:
-            client.set_registered_model_alias(version.name, PREVIOUS, champion)
-        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        is_moved = champion != version.version
+        if is_moved:
+            # What an interruption leaves is a record of a step that the next call makes, never a lost champion.
+            client.set_model_version_tag(version.name, version.version, PROMOTED, _record(by, why))
+            if champion is not None:
+                client.set_registered_model_alias(version.name, PREVIOUS, champion)
+            client.set_registered_model_alias(version.name, CHAMPION, version.version)
         if ROLLED_BACK in version.tags:
             client.delete_model_version_tag(version.name, version.version, ROLLED_BACK)
-    return True
+    return is_moved
 
 
 def roll_back(model_name: str, by: str = "", why: str = "") -> RegisteredVersion:

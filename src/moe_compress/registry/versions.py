@@ -266,8 +266,9 @@ def _find(client: Any, model_name: str, identity: Mapping[str, str]) -> Any | No
 
 
 def _complete_tags(client: Any, version: Any, tags: Mapping[str, str]) -> None:
+    """Add what an older release did not write; what is there tells of the run that made the version."""
     for key, value in tags.items():
-        if version.tags.get(key) != value:
+        if key not in version.tags:
             client.set_model_version_tag(version.name, version.version, key, value)
 
 
