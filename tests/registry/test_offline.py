@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
 from moe_compress.errors import RegistryAwayError, RegistryError
-from moe_compress.registry.client import DEFAULTS, is_away, prepare_environment
+from moe_compress.registry.client import DEFAULTS, is_away, prepare_environment, without_credentials
 from moe_compress.registry.delivery import PROMISED_TAG, finish_or_keep, register_or_keep, send_kept
 from moe_compress.registry.offline import find_store, keep_what_cannot_be_sent
 from moe_compress.registry.tracking import log_dataset_digest, log_run, log_step
@@ -212,6 +212,30 @@ def test_without_a_server_nothing_is_kept(store, checkpoint, monkeypatch):
 )
 def test_which_errors_say_that_a_server_is_away(error, expected):
     assert is_away(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://ann:pw@db:5432/x", "postgresql://db:5432/x"),
+        ("postgresql+psycopg2://mlflow:ab/cd+e@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("postgresql://ann:12/cd@db/x", "postgresql://db/x"),
+        ("https://ann:p@ss@host/x", "https://host/x"),
+        ("mysql://ann:a/b@c@db/x", "mysql://db/x"),
+        ("https://ann:a/b@host/x", "https://host/x"),
+        ("https://ann@host/team@x", "https://host/team@x"),
+        ("https://ann:pw@host:5000/team@x", "https://host:5000/team@x"),
+        ("http://127.0.0.1:5000/team@x and ann@x.org", "http://127.0.0.1:5000/team@x and ann@x.org"),
+        ("mlflow-artifacts://host:5000/a@b", "mlflow-artifacts://host:5000/a@b"),
+        ("no answer at http://host:5000: ask ann@x.org", "no answer at http://host:5000: ask ann@x.org"),
+        ("hf://org/model@revision or s3://bucket/a:b@c", "hf://org/model@revision or s3://bucket/a:b@c"),
+        ("models:/name@alias", "models:/name@alias"),
+        ("sqlite:////home/ann@work/a:b@c.db", "sqlite:////home/ann@work/a:b@c.db"),
+        ("postgresql://db:5432/x,https://ann:pw@host", "postgresql://db:5432/x,https://host"),
+    ],
+)
+def test_credentials_are_taken_out_of_addresses_and_nothing_else_is(text, expected):
+    assert without_credentials(text) == expected
 
 
 def test_an_address_loses_its_password_and_the_users_patience_stays():

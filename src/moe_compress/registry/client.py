@@ -12,7 +12,15 @@ from urllib.parse import unquote, urlsplit
 
 from moe_compress.errors import RegistryAwayError, RegistryError
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_CREDENTIALS = re.compile(
+    r"""(?<=://)
+    (?: [^/\s]*  # up to the last @ before the first slash
+      # A database's driver takes a slash in a password as it is; what a web address has before one can be a port.
+      | (?! (?: (?<=http://) | (?<=https://) | (?<=mlflow-artifacts://) ) [^/:@\s]*:\d+/ )
+        [^/:@\s]*: (?: (?!://) \S )*
+    )@""",
+    re.VERBOSE,
+)
 
 DEFAULTS = {
     # How long to wait for servers; MLflow's own defaults wait for minutes.

@@ -16,7 +16,7 @@ _LARGE = (".safetensors",)
 
 
 def upload_checkpoint(folder: Path, address: str) -> str:
-    """Copy a checkpoint folder to an address such as `s3://bucket/checkpoints/moe-medical-<digests>`, and return it.
+    """Copy a checkpoint folder to an address, such as `s3://bucket/checkpoints/moe-medical-<digests>`; returns it.
 
     Weight files that lie there in full already are skipped. `MLmodel` comes last, so that an address with one is
     whole.
