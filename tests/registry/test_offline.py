@@ -168,6 +168,35 @@ def test_an_earlier_registration_does_not_take_the_alias_back(server, tmp_path, 
         assert [entry["tags"]["run_key"] for entry in store.outbox.contents()] == ["later", "latest"]
 
 
+def test_a_kept_registration_waits_behind_an_earlier_one_of_its_model(server, tmp_path, checkpoint):
+    with keeping(tmp_path, mlflow.get_tracking_uri()) as store, mlflow.start_run() as run:
+        store.outbox.promise("0" * 32)
+        kept = {"folder": str(checkpoint), "alias": "candidate"}
+        for name, run_id, key in (
+            ("moe-queue", "0" * 32, "early"),
+            ("moe-queue", run.info.run_id, "late"),
+            ("moe-other", run.info.run_id, "late"),
+        ):
+            store.outbox.add(
+                "registration", {**kept, "model_name": name, "run_id": run_id, "tags": {"run_key": key}}
+            )
+        delivery = send_kept()
+        assert delivery.registered == ["moe-other version 1 (alias candidate)"]
+        assert delivery.registrations == ["moe-queue", "moe-queue"]
+        store.outbox.fulfil("0" * 32, run.info.run_id)
+        assert len(send_kept().registered) == 2
+        assert resolve("moe-queue", "candidate").tags["run_key"] == "late"
+
+
+def test_a_refused_registration_is_told_apart(server, tmp_path, checkpoint):
+    with keeping(tmp_path, mlflow.get_tracking_uri()) as store, mlflow.start_run() as run:
+        kept = {"model_name": "moe-refused", "alias": "candidate", "run_id": run.info.run_id}
+        store.outbox.add("registration", {**kept, "folder": str(tmp_path / "gone"), "tags": TAGS})
+        store.outbox.add("artifact", {"run_id": run.info.run_id, "path": str(tmp_path / "gone.html")})
+        delivery = send_kept()
+        assert (len(delivery.refused), delivery.refused_registrations) == (2, ["moe-refused"])
+
+
 def test_a_password_in_mlflow_yml_is_refused(tmp_path):
     with (
         pytest.raises(RegistryError, match=r"a password in the address of http://127\.0\.0\.1:1,.*_PASSWORD"),

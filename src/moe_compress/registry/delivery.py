@@ -23,7 +23,10 @@ PROMISED_TAG = "moe_compress.promised_id"
 LOCK_SECONDS = 60
 
 IN_ORDER = ("run", "request")
-"""Kinds of entries of which none may overtake another; artifacts and registrations only need their run."""
+"""Kinds of entries of which none may overtake another.
+
+Artifacts only need their run, and registrations those of the same model before them, too.
+"""
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Delivery:
         sent: how many the server has now.
         registered: the versions made or found, such as `moe-medical version 3 (alias candidate)`.
         refused: a sentence for each entry the server will never take.
+        refused_registrations: the models whose registration is among them.
         left: those that are still kept.
         reason: why they are, if any are.
     """
@@ -43,6 +47,7 @@ class Delivery:
     sent: int = 0
     registered: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    refused_registrations: list[str] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
 
@@ -76,9 +81,11 @@ def deliver(store: KeepingStore, registrations: bool) -> Delivery:
 
 
 def _send_entries(store: KeepingStore, registrations: bool, delivery: Delivery) -> None:
+    waiting: set[str] = set()  # models of which no later registration may move the alias first
     for path in store.outbox.entries():
         entry = store.outbox.read(path)
-        if entry["kind"] == "registration" and not registrations:
+        is_registration = entry["kind"] == "registration"
+        if is_registration and (not registrations or entry["model_name"] in waiting):
             continue
         try:
             delivery.registered += _send(store, entry)
@@ -86,9 +93,13 @@ def _send_entries(store: KeepingStore, registrations: bool, delivery: Delivery) 
             delivery.reason = str(error)
             if entry["kind"] in IN_ORDER:
                 return
+            if is_registration:
+                waiting.add(entry["model_name"])
         except RegistryError as error:
             store.outbox.refuse(path, str(error))
             delivery.refused.append(str(error))
+            if is_registration:
+                delivery.refused_registrations.append(entry["model_name"])
         else:
             path.unlink()
             delivery.sent += 1
@@ -236,6 +247,8 @@ def finish_or_keep(version: RegisteredVersion, alias: str) -> None:
 def _send_earlier(store: KeepingStore) -> None:
     """Send what is kept: of registrations above all, which would take their alias back from a later version."""
     delivery = store.catch_up(registrations=True)
+    for reason in delivery.refused:
+        logger.warning("refused, and put aside in %s: %s", delivery.folder / "refused", reason)
     if delivery.registrations:
         raise RegistryAwayError(f"earlier registrations still wait: {delivery.reason}")
 
