@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -55,7 +56,9 @@ def test_the_recompression_has_what_it_must_have():
     assert {"schedule", "workflow_dispatch", "repository_dispatch"} <= set(workflow["on"])
     (job,) = workflow["jobs"].values()
     assert "matrix.domain" in job["concurrency"]["group"] and job["concurrency"]["cancel-in-progress"] is False
-    assert domain["jobs"]["promote"]["environment"] == "champion" and domain["jobs"]["promote"]["needs"] == "run"
+    promote = domain["jobs"]["promote"]
+    assert promote["environment"] == "champion" and promote["needs"] == ["check", "run"]
+    assert promote["env"]["VERSION"].strip("${} ") in promote["if"]
     assert "needed == 'true'" in domain["jobs"]["run"]["if"] and domain["defaults"]["run"]["shell"] == "bash"
 
 
@@ -75,27 +78,33 @@ def test_commands_have_the_options_they_are_given(path):
 
 
 @pytest.mark.parametrize(
-    ("check", "run", "code", "typed"),
+    ("check", "run", "version", "code", "typed"),
     [
-        (0, 0, 0, ["check"]),
-        (10, 0, 0, ["check", "run", "promote"]),
-        (10, 1, 1, ["check", "run"]),
-        (1, 0, 1, ["check"]),
+        (0, 0, None, 0, ["check", "check --json"]),  # the champion already, or rolled back
+        (0, 0, "2", 0, ["check", "check --json", "promote --version 2"]),  # left by an earlier night
+        (10, 0, "2", 0, ["check", "run", "check --json", "promote --version 2"]),
+        (10, 1, "2", 1, ["check", "run"]),
+        (1, 0, "2", 1, ["check"]),
     ],
 )
-def test_the_script_for_any_ci(tmp_path, check, run, code, typed):
-    kedro = tmp_path / "kedro"
+def test_the_script_for_any_ci(tmp_path, check, run, version, code, typed):
+    kedro, found = tmp_path / "kedro", tmp_path / "found.json"
+    found.write_text(json.dumps({"version": "1", "to_promote": version, "notes": []}, indent=1))
     kedro.write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/typed\ncase $2 in check) exit {check};; run) exit {run};; esac\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/typed\n'
+        f'case "$2 $4" in "check --json") cat {found};; check*) exit {check};; run*) exit {run};; esac\n'
     )
     kedro.chmod(0o755)
     environment = {"PATH": "/usr/bin:/bin", "KEDRO": str(kedro), "PROMOTE": "yes", "BASE": "models:/base@champion"}
     done = subprocess.run([ROOT / "scripts" / "recompress", "medical", "math"], env=environment, check=False)
     assert done.returncode == code
     lines = (tmp_path / "typed").read_text().splitlines()
-    assert [line.split()[1:3] for line in lines] == [
-        [word, domain] for domain in ("medical", "math") for word in typed
+    asked = [
+        f"compress {' '.join([*word.split()[:1], domain, *word.split()[1:]])}"
+        for domain in ("medical", "math")
+        for word in typed
     ]
+    assert [line.startswith(begins) for line, begins in zip(lines, asked, strict=True)] == [True] * len(asked)
     assert all("--base=models:/base@champion" in line for line in lines if line.split()[1] != "promote")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from moe_compress.operations.base import BaseFacts
-from moe_compress.operations.check import compare_leaves, explain, find_compared, note
+from moe_compress.operations.check import compare_leaves, explain, find_compared, note, to_promote
 from moe_compress.registry.versions import RegisteredVersion
 
 BASE = BaseFacts("base", "2", "w" * 64, "s" * 64)
@@ -92,10 +92,18 @@ def test_the_champion_is_compared_then_the_candidate_then_the_newest():
 def test_notes():
     assert "revision went from 1 to 2 with the same weights" in note(made(base_revision="1"), BASE, {}, False)[0]
     (said,) = note(made(base_revision="2"), BASE, {"candidate": "1"}, True)
-    assert "not the champion" in said
+    assert "not the champion; kedro compress promote moe --version 1 makes it so" in said
     (said,) = note(made(base_revision="2", rolled_back="by ann"), BASE, {}, True)
     assert "was rolled back: by ann" in said
     assert note(made(base_revision="2"), BASE, {"champion": "1"}, True) == []
+
+
+def test_what_there_is_to_promote():
+    assert to_promote(made("1"), {"champion": "2", "candidate": "2"}) == "1"
+    assert to_promote(made("1"), {}) == "1"
+    assert to_promote(made("1"), {"champion": "1"}) is None
+    assert to_promote(made("1", rolled_back="by ann"), {"champion": "2"}) is None
+    assert to_promote(None, {"candidate": "1"}) is None
 
 
 def test_what_a_run_is_made_from_is_what_check_asks_about(operator):

@@ -48,9 +48,17 @@ def check_domain(project: Project, domain: str) -> dict[str, Any]:
         "base": {"name": base.name, "revision": base.revision, "weights_digest": base.weights_digest},
         "version": compared.version if compared else None,
         "aliases": sorted(alias for alias, version in aliases.items() if compared and version == compared.version),
+        "to_promote": to_promote(same, aliases),
         "reasons": reasons,
         "notes": note(compared, base, aliases, is_same=same is not None),
     }
+
+
+def to_promote(same: RegisteredVersion | None, aliases: Mapping[str, str]) -> str | None:
+    """Return the version that is what a run would give, if it is not the champion and nobody took it back."""
+    if same is None or ROLLED_BACK in same.tags or aliases.get(CHAMPION) == same.version:
+        return None
+    return same.version
 
 
 def find_compared(versions: Sequence[RegisteredVersion], aliases: Mapping[str, str]) -> RegisteredVersion | None:
@@ -135,5 +143,6 @@ def note(
     if is_same and ROLLED_BACK in version.tags:
         notes.append(f"version {version.version} was rolled back: {version.tags[ROLLED_BACK]}")
     elif is_same and aliases.get(CHAMPION) != version.version:
-        notes.append(f"version {version.version} is not the champion; kedro compress promote makes it so")
+        command = f"kedro compress promote {version.name} --version {version.version}"
+        notes.append(f"version {version.version} is not the champion; {command} makes it so")
     return notes
