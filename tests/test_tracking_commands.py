@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from moe_compress.cli import exit_code
 from moe_compress.registry.delivery import Delivery
-from moe_compress.tracking_commands import describe
+from moe_compress.tracking_commands import SERVER_AWAY, describe
 
 
 def test_everything_sent_is_said_in_two_lines():
@@ -27,3 +28,10 @@ def test_what_waits_is_said_with_its_reason_and_the_command():
         "The checkpoint for moe-medical is complete and passed its gates, but is not registered; "
         "kedro tracking sync registers it."
     )
+
+
+def test_a_run_whose_registration_was_refused_or_waits_does_not_end_well():
+    waits = [{"kind": "registration", "model_name": "moe-medical"}]
+    assert [exit_code(None), exit_code(Delivery(Path("kept"), refused=["wrong value"]))] == [0, 0]
+    assert exit_code(Delivery(Path("kept"), left=waits)) == SERVER_AWAY
+    assert exit_code(Delivery(Path("kept"), left=waits, refused_registrations=["moe-medical"])) == 1

@@ -6,12 +6,15 @@ import atexit
 import copy
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.config import OmegaConfigLoader
@@ -25,6 +28,9 @@ from moe_compress.errors import MoeCompressError
 from moe_compress.export_commands import export
 from moe_compress.plan_commands import plan
 from moe_compress.tracking_commands import SERVER_AWAY, send_kept, tracking
+
+if TYPE_CHECKING:
+    from moe_compress.registry.delivery import Delivery
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -46,17 +52,45 @@ def run_resumably(kedro: Callable[..., Any]) -> Callable[..., Any]:
             names = [*options["pipelines"], *filter(None, [options["pipeline"]])]
             check_pipelines(names)
             options |= {"pipelines": without_collecting(names, options), "pipeline": None}
-            result = kedro(**options)
+            with stopping_on_sigterm():
+                result = kedro(**options)
         except Exception as error:
-            close_tracking()
+            close_tracking("FAILED")
             send_kept()
             fail(describe(error))
-        delivery = send_kept()
-        if delivery and delivery.registrations:
-            sys.exit(SERVER_AWAY)
+        except BaseException:  # Ctrl-C or SIGTERM, of which Kedro tells nobody
+            close_tracking("KILLED")
+            raise
+        if code := exit_code(send_kept()):
+            sys.exit(code)
         return result
 
     return run
+
+
+@contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """Have SIGTERM, by which CI and clusters stop a job, unwind a run as Ctrl-C does; a second one kills it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signal arrives there
+        return
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def exit_code(delivery: Delivery | None) -> int:
+    """Return the code of a run that went well, by what became of the registrations that were kept."""
+    if delivery and delivery.refused_registrations:
+        return 1
+    return SERVER_AWAY if delivery and delivery.registrations else 0
 
 
 def track_nowhere() -> None:
@@ -66,12 +100,16 @@ def track_nowhere() -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
 
 
-def close_tracking() -> None:
-    """Mark a run as failed that kedro-mlflow opened and an error before the first node left open."""
+def close_tracking(status: str) -> None:
+    """End a run that kedro-mlflow opened and left open; MLflow itself would have it finished.
+
+    Args:
+        status: `FAILED` by an error before the first node, `KILLED` by whoever stopped it.
+    """
     import mlflow
 
     while mlflow.active_run() is not None:
-        mlflow.end_run("FAILED")
+        mlflow.end_run(status)
 
 
 def check_pipelines(names: list[str]) -> None:

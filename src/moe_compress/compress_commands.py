@@ -10,11 +10,13 @@ import click
 from kedro.framework.cli.utils import _split_params
 
 from moe_compress.command_line import as_json, command, print_content
+from moe_compress.tracking_commands import SERVER_AWAY
 
 NEEDED = 10
 
 EXIT_CODES = "Exit codes: 0 fine or nothing to do, 1 refused or failed, 2 wrong usage."
 CHECK_CODES = f"Exit codes: 0 nothing to do, 1 failed, 2 wrong usage, {NEEDED} recompression is needed."
+RUN_CODES = f"{EXIT_CODES[:-1]}, {SERVER_AWAY} done but for the registration: kedro tracking sync."
 
 
 @click.group(name="compress", epilog=CHECK_CODES)
@@ -92,7 +94,7 @@ def check(domain: str, base: str | None, env: str | None, params: dict[str, Any]
 @command(
     compress,
     "run",
-    EXIT_CODES,
+    RUN_CODES,
     "kedro compress run medical",
     "kedro compress run medical --base models:/base-model@champion",
     "kedro compress run medical --force",

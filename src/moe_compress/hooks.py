@@ -19,7 +19,8 @@ from kedro.pipeline.node import Node
 from moe_compress.errors import ParameterError
 from moe_compress.pipelines.parameters import plain
 from moe_compress.pipelines.run_lock import RunLock
-from moe_compress.registry.tracking import flatten_parameters
+from moe_compress.registry.client import active_run_id
+from moe_compress.registry.tracking import end_killed_run, flatten_parameters
 
 
 class RunKeyHooks:
@@ -66,7 +67,7 @@ class RunKeyHooks:
         for domain in domains:
             check_domain(parameters, domain, pipeline)
             if {f"{domain}.registered", f"{domain}.candidate_checkpoint"} & pipeline.all_outputs():
-                self._lock.acquire(domain)
+                end_killed_run(self._lock.acquire(domain, active_run_id()))
         foresee_collections(parameters, pipeline, catalog)
         for domain in domains:
             rows = find_demonstrations(parameters, domain, catalog)

@@ -54,6 +54,18 @@ def test_a_killed_run_leaves_no_lock(holder):
     lock.release()
 
 
+def test_the_next_run_learns_which_run_had_the_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lock = RunLock()
+    assert [lock.acquire("medical", run) for run in ("first", "second", None, None)] == [
+        None,
+        "first",
+        "second",
+        None,
+    ]
+    lock.release()
+
+
 def test_ranks_but_the_first_work_for_the_same_run(holder, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     RunLock().acquire("medical")

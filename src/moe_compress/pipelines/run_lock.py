@@ -24,14 +24,21 @@ class RunLock:
     def __init__(self) -> None:
         self._lock: FileLock | None = None
 
-    def acquire(self, domain: str) -> None:
+    def acquire(self, domain: str, run_id: str | None = None) -> str | None:
         """Take the lock of a domain.
+
+        Args:
+            domain: the domain.
+            run_id: the MLflow run that takes it, if there is one.
+
+        Returns:
+            The MLflow run that had it before on this machine, if known; it has ended, whatever MLflow says.
 
         Raises:
             MoeCompressError: if another run has it, naming its process.
         """
         if os.environ.get("RANK", "0") != "0":
-            return  # a rank of torchrun works for the run of the first
+            return None  # a rank of torchrun works for the run of the first
         self.release()
         FOLDER.mkdir(parents=True, exist_ok=True)
         holder, lock = FOLDER / f"{domain}.json", FileLock(FOLDER / f"{domain}.lock")
@@ -42,8 +49,11 @@ class RunLock:
                 f"another run compresses for '{domain}' ({_read(holder)}); wait until it has ended and try again"
             ) from error
         self._lock = lock
+        before, host = _content(holder), socket.gethostname()
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
+        own = {"process": os.getpid(), "host": host, "since": since}
+        holder.write_text(json.dumps({**own, **({"run": run_id} if run_id else {})}))
+        return before.get("run") if before.get("host") == host else None
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
@@ -52,8 +62,14 @@ class RunLock:
             self._lock = None
 
 
-def _read(holder: Path) -> str:
+def _content(holder: Path) -> dict[str, str]:
+    """Return what a holder said of itself; nothing if it did not come to that."""
     try:
-        return ", ".join(f"{name} {value}" for name, value in json.loads(holder.read_text()).items())
+        said: dict[str, str] = json.loads(holder.read_text())
+        return said
     except (OSError, ValueError):
-        return "it has only just begun"
+        return {}
+
+
+def _read(holder: Path) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _content(holder).items()) or "it has only just begun"

@@ -174,6 +174,15 @@ def log_dataset_digest(name: str, digest: str, source: str, context: str) -> Non
         mlflow.log_input(dataset, context=context, tags={"sha256": digest})
 
 
+def end_killed_run(run_id: str | None) -> None:
+    """Mark a run whose process is gone as killed, if MLflow has it running; one it does not know is let be."""
+    if run_id is None or run_id == active_run_id():
+        return
+    with suppress(RegistryError), mlflow_client(f"end run {run_id}") as client:
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
+
+
 def read_metrics(run_id: str) -> dict[str, float]:
     """Return the last value of every metric of a run; none where the run is gone."""
     from mlflow.exceptions import MlflowException
