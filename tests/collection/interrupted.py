@@ -1,4 +1,4 @@
-"""A streamed collection in a process of its own, to be killed."""
+"""A streamed collection in a process of its own, to be killed, and what tidies up after several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tests.collection.conftest import make_domains, read_files, run_streamed
 
 from moe_compress.collection.progress import Progress
-from moe_compress.collection.resume import ResumePoint
+from moe_compress.collection.resume import ResumePoint, remove_finished
 from moe_compress.types import MoELayout
 
 
@@ -25,3 +25,9 @@ def collect(checkpoint, folder, result, keep):
     point = ResumePoint(folder, "f" * 64, keep)
     sums, _ = run_streamed(read_files(checkpoint), layout, make_domains(), point=point, progress=Slow(1, 8))
     save_file({f"{name}/{k}": v for name, each in sums.items() for k, v in each.state().items()}, result)
+
+
+def tidy(folder, together):
+    """Remove what is finished, at the moment when all others do."""
+    together.wait()
+    remove_finished(folder)

@@ -24,7 +24,7 @@ from tests.collection.conftest import (
     run_resident,
     run_streamed,
 )
-from tests.collection.interrupted import collect
+from tests.collection.interrupted import collect, tidy
 
 from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.progress import Progress
@@ -221,6 +221,35 @@ def test_a_finished_collection_is_not_run_again_until_it_is_removed(deep, tmp_pa
     assert not list(tmp_path.glob("*"))
     with pytest.raises(AssertionError):
         run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Never(1, 8))
+
+
+def test_processes_that_finish_together_do_not_stop_each_other(processes, deep, tmp_path):
+    run(deep, ResumePoint(tmp_path / "one", "a" * 64, keep=True), Progress(1, 8))
+    (point,) = (tmp_path / "one").glob("*")
+    for number in range(8):
+        shutil.copytree(point, tmp_path / "all" / (str(number) * 16))
+    together = processes.Barrier(8)
+    ranks = [processes.Process(target=tidy, args=(tmp_path / "all", together)) for _ in range(8)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0] * 8
+    assert not list((tmp_path / "all").glob("*"))
+
+
+def test_what_a_killed_process_did_not_remove_is_removed_by_the_next(deep, tmp_path, monkeypatch):
+    run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), Progress(1, 8))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(shutil, "rmtree", die)
+        remove_finished(tmp_path)
+    assert not list(tmp_path.glob("[!.]*"))  # nobody goes on from half of it
+    remove_finished(tmp_path)
+    assert not list(tmp_path.glob("*"))
 
 
 def test_a_finished_collection_that_is_being_read_is_not_removed(deep, tmp_path):

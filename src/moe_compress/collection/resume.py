@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +30,7 @@ from moe_compress.errors import ResourceError, StatisticsError
 
 logger = logging.getLogger(__name__)
 _LOCK = "lock"
+_CLAIMED = ".finished"
 
 
 class ResumePoint:
@@ -109,7 +111,7 @@ class ResumePoint:
         if self._folder is None:
             return
         self._wait()
-        for path in sorted(self._folder.glob("layer-*.safetensors")):
+        for path in sorted(_layers_of(self._folder)):
             with safe_open(path, framework="pt") as file:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             for number, each in enumerate(sums.values()):
@@ -196,10 +198,38 @@ def _lock(folder: Path) -> FileLock:
 
 
 def remove_finished(folder: Path) -> None:
-    """Remove the resume points of collections whose sums were read: those with every layer done that none holds."""
-    for path in folder.glob("*/layer-*.safetensors"):
-        # Every rank tidies up, and a shard beside this one may be reading what it committed.
-        with suppress(FileNotFoundError, Timeout):
-            if _describe(path)["hidden"] is None:
-                with FileLock(path.parent / _LOCK, timeout=0):
-                    shutil.rmtree(path.parent)
+    """Remove the resume points of collections whose sums were read: those with every layer done that none holds.
+
+    All ranks tidy up at one moment, and so do shards beside them: each point is removed by the one that claims it,
+    and what a process was killed over is removed by the next.
+    """
+    for point in list(folder.glob("[!.]*")):
+        # What another process claimed vanishes at any moment, and torch has an error of its own for that.
+        with suppress(OSError, RuntimeError):
+            if _is_finished(point):
+                _claim(point)
+    for claimed in list(folder.glob(f".*{_CLAIMED}")):
+        shutil.rmtree(claimed, ignore_errors=True)
+
+
+def _is_finished(point: Path) -> bool:
+    return any(_describe(path)["hidden"] is None for path in _layers_of(point))
+
+
+def _claim(point: Path) -> None:
+    """Take a finished point away, so that no process goes on from half of it.
+
+    Raises:
+        OSError: if a process holds it, or another was faster.
+    """
+    with FileLock(point / _LOCK, timeout=0):
+        # Where another was faster, the lock alone is there, because locking made the folder anew.
+        if _is_finished(point) or not _layers_of(point):
+            claimed = point.rename(point.with_name(f".{point.name}.{uuid.uuid4().hex[:8]}{_CLAIMED}"))
+            shutil.rmtree(
+                claimed, ignore_errors=True
+            )  # with the lock held: who waits for it learns that it is gone
+
+
+def _layers_of(point: Path) -> list[Path]:
+    return list(point.glob("layer-*.safetensors"))
