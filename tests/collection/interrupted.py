@@ -1,12 +1,15 @@
-"""A streamed collection in a process of its own, to be killed, and what tidies up after several."""
+"""Parts of a streamed collection in processes of their own: to be killed, to meet others, to have little memory."""
 
 from __future__ import annotations
 
+import resource
 import time
+from pathlib import Path
 
 from safetensors.torch import save_file
 from tests.collection.conftest import make_domains, read_files, run_streamed
 
+from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.resume import ResumePoint, remove_finished
 from moe_compress.types import MoELayout
@@ -31,3 +34,11 @@ def tidy(folder, together):
     """Remove what is finished, at the moment when all others do."""
     together.wait()
     remove_finished(folder)
+
+
+def read_in_little_memory(path, places, most_bytes):
+    """Read the first output of a file, with no more memory than this besides what the process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + most_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    assert HiddenStates.reopen(path, places).take(0).value.eq(7).all()

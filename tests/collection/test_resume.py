@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -24,7 +25,7 @@ from tests.collection.conftest import (
     run_resident,
     run_streamed,
 )
-from tests.collection.interrupted import collect, tidy
+from tests.collection.interrupted import collect, read_in_little_memory, tidy
 
 from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.progress import Progress
@@ -293,6 +294,33 @@ def test_two_processes_at_one_collection_are_refused(deep, tmp_path):
     with pytest.raises(ResourceError, match="another process is at the same collection"):
         run_streamed(files, layout, domains, point=ResumePoint(tmp_path, "a" * 64, keep=True))
     first.close()
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A file with one layer's output for one batch, and where in it that lies."""
+    with ThreadPoolExecutor(1) as writer:
+        states = HiddenStates(tmp_path / "states", keep=False, writer=writer)
+        states.append(LayerOutput((torch.full((2, 3, 4), 7.0),), is_tuple=False))
+        return tmp_path / "states", writer.submit(states.finish).result()
+
+
+def test_outputs_are_read_from_a_file_that_is_larger_than_memory(processes, written):
+    path, places = written
+    os.truncate(path, 1 << 37)  # sparse: no disk either
+    process = processes.Process(target=read_in_little_memory, args=(path, places, 1 << 30))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_outputs_of_a_file_that_lost_its_end_are_refused(written):
+    path, places = written
+    os.truncate(path, 90)
+    states = HiddenStates.reopen(path, places)
+    with pytest.raises(ResourceError, match=r"states ends 6 bytes before the end.*remove the folder.*starts anew"):
+        states.take(0)
+    states.close()
 
 
 def test_outputs_come_back_from_their_file_as_they_were(tmp_path):

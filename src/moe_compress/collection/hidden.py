@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import deque
 from concurrent.futures import Executor, Future
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from moe_compress.collection.replay import LayerOutput
+from moe_compress.errors import ResourceError
 
 _ALIGNMENT = 64
 _WAITING = 2
@@ -36,7 +36,7 @@ class HiddenStates:
         self._waiting: deque[Future[None]] = deque(maxlen=_WAITING)
         self._error: OSError | None = None
         self._file: FileIO | None = None
-        self._map: mmap.mmap | None = None
+        self._reader: FileIO | None = None
 
     @classmethod
     def reopen(cls, path: Path, described: list[Place]) -> HiddenStates:
@@ -61,7 +61,12 @@ class HiddenStates:
         self._raise_error()
 
     def take(self, number: int) -> LayerOutput:
-        """Return a batch's output; one that is in memory is given away, since it is read once."""
+        """Return a batch's output; one that is in memory is given away, since it is read once.
+
+        Raises:
+            OSError: if the disk is full, for any output, or the file cannot be read.
+            ResourceError: if the file is shorter than what was written to it.
+        """
         if self._keep:
             output, self._kept[number] = self._kept[number], None
             assert output is not None
@@ -86,9 +91,16 @@ class HiddenStates:
             self._file = None
         return self._places
 
+    def close(self) -> None:
+        """Read no more; what is on disk stays there."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def delete(self) -> None:
         """Give memory and disk back."""
-        self._kept, self._map = [], None
+        self.close()
+        self._kept = []
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -112,14 +124,22 @@ class HiddenStates:
             self._places.append({"parts": parts, "is_tuple": output.is_tuple, "left": left})
 
     def _read(self, place: Place) -> torch.Tensor:
-        if self._map is None:
+        """Return a tensor in memory of its own: a file of many batches is larger than what could be mapped."""
+        stored = torch.empty(place["shape"], dtype=getattr(torch, place["dtype"]))
+        if self._reader is None:
             assert self._path is not None
-            with self._path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants it writable
-        shape, dtype = place["shape"], getattr(torch, place["dtype"])
-        count = torch.Size(shape).numel()
-        flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=place["start"])
-        return flat.reshape(shape).permute(place["axes"])
+            self._reader = self._path.open("rb", buffering=0)
+        view = memoryview(stored.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        self._reader.seek(place["start"])
+        done = 0
+        while done < len(view) and (count := self._reader.readinto(view[done:])):
+            done += count
+        if done < len(view):
+            raise ResourceError(
+                f"{self._path} ends {len(view) - done} bytes before the end of a layer's output; remove the folder "
+                "it is in and run the same command again, which starts anew"
+            )
+        return stored.permute(place["axes"])
 
 
 def _write_part(file: FileIO, part: torch.Tensor) -> Place:

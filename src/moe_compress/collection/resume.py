@@ -149,6 +149,8 @@ class ResumePoint:
         """Let other processes at the folder."""
         if self._writer is not None:
             self._writer.shutdown()
+        if self._before is not None:
+            self._before.close()
         if self._lock is not None:
             self._lock.release()
 
