@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests import tiny_families
 from tests.collection.conftest import CPU, layout_of, load_plain, make_domains, read_files, run_streamed
 from tests.pipelines.conftest import make_tokenizer
 
+from moe_compress.collection import estimate as planner
 from moe_compress.collection.collect import CollectSettings, collect, find_device, find_dtype
 from moe_compress.collection.estimate import (
     Estimate,
@@ -70,6 +72,17 @@ def test_estimates_count_tokens_bytes_and_layers(streamed, layout, tmp_path):
     assert "tokens" in str(found) and "very roughly" in str(found)
 
 
+def test_what_is_loaded_to_another_device_passes_the_host_file_by_file(checkpoint, layout, monkeypatch):
+    monkeypatch.setattr(planner, "_measure_flops", lambda *_: 1.0)  # of a device that computes nothing
+    files, domains = read_files(checkpoint("mixtral")), make_domains()
+    here, there = (StreamedModel(files, torch.float32, torch.device(name)) for name in ("cpu", "meta"))
+    largest = max(path.stat().st_size for path in files.folder.glob("*.safetensors"))
+    assert len(list(files.folder.glob("*.safetensors"))) > 1
+    assert estimate("resident", here, domains, layout, None).host_bytes == 0
+    assert estimate("resident", there, domains, layout, None).host_bytes == largest
+    assert estimate("streamed", there, domains, layout, Path()).host_bytes == 0
+
+
 SHARING = {
     "num_kv_shared_layers": 3,
     "num_hidden_layers": 6,
@@ -124,6 +137,8 @@ def test_auto_streams_what_does_not_fit_comfortably(streamed):
     barely = replace(fits, device_bytes=int(0.9 * free_device_bytes(CPU)))
     mode, why = choose_mode("auto", barely, CPU, files)
     assert mode == "streamed" and "GB free on cpu" in why
+    through_the_host = replace(fits, host_bytes=HUGE)
+    assert choose_mode("auto", through_the_host, CPU, files)[0] == "streamed"
     assert choose_mode("resident", barely, CPU, files)[0] == "resident"
     assert choose_mode("streamed", fits, CPU, files)[0] == "streamed"
 

@@ -11,6 +11,7 @@ from tests import tiny_families
 from tests.collection.conftest import CPU, read_files
 from torch.profiler import ProfilerActivity, profile
 
+from moe_compress.collection.resident import load_resident
 from moe_compress.collection.streamed import StreamedModel
 
 EXPERTS = 32
@@ -82,6 +83,15 @@ def test_a_model_without_weights_is_built_without_memory_for_them(tmp_path):
     changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     taken = sum(event.nbytes() for event in changes if event.nbytes() > 0 and event.device_type().name == "CPU")
     assert taken < 0.02 * size
+
+
+def test_a_resident_model_is_made_on_its_device_and_not_in_host_memory_first(tmp_path):
+    model = tiny_families.build("qwen3_moe", EXPERTS, **WIDE)
+    model.save_pretrained(tmp_path)
+    device = torch.device("meta")  # one that takes no host memory, as a GPU takes none
+    most = most_allocated(lambda: load_resident(tmp_path, device, torch.float32))
+    assert most <= 1.1 * (tmp_path / "model.safetensors").stat().st_size  # which is mapped
+    assert all(value.device == device for value in load_resident(tmp_path, device, torch.float32).parameters())
 
 
 def test_layers_that_come_and_go_leave_the_model_as_it_was(checkpoint):

@@ -40,7 +40,7 @@ class Estimate:
         num_tokens: tokens that count.
         read_bytes: read from the checkpoint.
         device_bytes: peak memory of the device; on a CPU, of the host.
-        host_bytes: peak host memory beside that.
+        host_bytes: peak host memory beside that; with it the largest weight file if a GPU is to hold all.
         disk_bytes: outputs of two layers at most, and what was asked for of each finished layer.
         seconds: a rough guess from a short measurement of this machine.
         between_bytes: outputs of two layers, wherever they lie.
@@ -111,12 +111,13 @@ def estimate(
     flops = 2 * parameters * padded + attended + sum(cost.flops for cost in asked)
     seconds = flops / _measure_flops(streamed.device, streamed.dtype)
     reading = read / _measure_reading(streamed.shards())
+    beside = (between if folder is None else 0) if is_streamed else _bytes_of_loading(streamed)
     return Estimate(
         mode,
         sum(batch.num_tokens for batch in batches),
         read,
         weights + largest + sum(c.device_bytes for c in asked),
-        sum(c.file_bytes for c in asked) + (between if folder is None else 0),
+        sum(c.file_bytes for c in asked) + beside,
         between + sum(c.file_bytes for c in asked) if is_streamed and folder else 0,
         max(seconds, reading) if is_streamed else seconds + reading,
         between,
@@ -144,6 +145,8 @@ def choose_mode(asked: str, resident: Estimate, device: torch.device, files: Che
     if files.plain.encodings:
         return "streamed", "the checkpoint is quantised, and streaming de-quantises it layer by layer"
     needs = f"the whole model needs about {_in_gb(resident.device_bytes)} of {_in_gb(free)} free on {device.type}"
+    if resident.host_bytes > free_host_bytes():
+        return "streamed", f"the whole model needs about {_in_gb(resident.host_bytes)} of the host's memory"
     return ("resident" if resident.device_bytes <= _COMFORTABLE * free else "streamed"), needs
 
 
@@ -206,6 +209,11 @@ def _left_by_limits(groups: Path) -> Iterator[int]:
             sizes = dict(zip(parts[::2], map(int, parts[1::2]), strict=True))
             if limit != "max":
                 yield int(limit) - int(used) + sum(sizes[f"{prefix}{kind}_file"] for kind in ("active", "inactive"))
+
+
+def _bytes_of_loading(streamed: StreamedModel) -> int:
+    """Return what loading the whole model takes of the host, through which it goes to a GPU file by file."""
+    return 0 if streamed.device.type == "cpu" else max(path.stat().st_size for path in streamed.shards())
 
 
 def _hidden_size(model: Any) -> int:

@@ -17,9 +17,11 @@ from moe_compress.loading import load_model
 
 
 def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return the model of a local checkpoint, ready to run without gradients."""
-    model = load_model(folder, dtype=dtype, local_files_only=True)
-    return model.to(device).eval()
+    """Return the model of a local checkpoint, ready to run without gradients.
+
+    It is loaded where it runs: host memory may be far smaller than a GPU's.
+    """
+    return load_model(folder, dtype=dtype, device_map=str(device), local_files_only=True).eval()
 
 
 def collect_resident(
