@@ -81,6 +81,25 @@ def test_weights_are_gone_once_a_layer_is_done(checkpoint):
     assert all(value.is_meta for value in streamed.model.parameters())
 
 
+def test_a_layers_memory_is_overwritten_only_after_the_device_is_done_with_it(checkpoint, monkeypatch):
+    streamed, told = StreamedModel(read_files(checkpoint("qwen3_moe")), torch.float32, CPU), []
+    recycle = streamed.loader.recycle
+
+    def watch(values):
+        told.append("recycled" if values else "nothing to recycle")
+        recycle(values)
+
+    monkeypatch.setattr(streamed.loader, "recycle", watch)
+    monkeypatch.setattr(streamed, "_wait_for_computing", lambda: told.append("computed"))
+    for index in streamed.layers(0):
+        told.append(f"layer {index}")
+    assert told == [
+        *("nothing to recycle", "layer 0", "computed"),
+        *("recycled", "layer 1", "computed"),
+        *("layer 2", "computed"),
+    ]
+
+
 def test_a_layer_is_the_models_own_layer(checkpoint):
     model = load_plain("glm_moe_dsa", checkpoint("glm_moe_dsa"), torch.float32)
     batch = make_domains()["one"][0]

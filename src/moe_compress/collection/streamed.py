@@ -53,6 +53,9 @@ class CheckpointFiles:
 class StreamedModel:
     """A model without weights that brings in one decoder layer at a time, the next while this one computes.
 
+    A GPU copies layers on a stream of its own, or each tensor would wait for all that is queued to be computed.
+    Their memory belongs to that stream, so it is given back only once nothing that computes can still read it.
+
     Args:
         files: the checkpoint.
         dtype: what it computes in.
@@ -66,6 +69,8 @@ class StreamedModel:
         self.reader = RangeReader(files.folder, files.tensors)
         self.loader = WeightLoader(self.model, self.reader, plain.shapes, plain.encodings, dtype, device)
         self.replay = Replay(self.model)
+        is_cuda = device.type == "cuda"
+        self._copying = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
         self._load_outside_when_called()
 
     @property
@@ -90,6 +95,7 @@ class StreamedModel:
                     coming = pool.submit(self._load_layer, index + 1)
                 done.clear()
                 yield index
+                self._wait_for_computing()
                 done = list(exchange(self.model, empty).values())
 
     def layer_bytes(self) -> list[int]:
@@ -109,7 +115,17 @@ class StreamedModel:
         return [self.files.folder / file for file in self.reader.stamps]
 
     def _load_layer(self, index: int) -> dict[str, torch.Tensor]:
-        return self.loader.load(self.loader.assemblies_below(f"{self.replay.path}.{index}"))
+        assemblies = self.loader.assemblies_below(f"{self.replay.path}.{index}")
+        if self._copying is None:
+            return self.loader.load(assemblies)
+        with torch.cuda.stream(self._copying):
+            values = self.loader.load(assemblies)
+        self._copying.synchronize()
+        return values
+
+    def _wait_for_computing(self) -> None:
+        if self._copying is not None:
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _load_outside_when_called(self) -> None:
         """Bring in what lies outside the decoder layers when it is first called: what is never called stays out."""
