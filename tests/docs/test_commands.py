@@ -19,6 +19,7 @@ from moe_compress import methods
 from moe_compress.cli import cli, run
 from moe_compress.pipeline_registry import register_pipelines
 from moe_compress.pipelines import parameters as blocks
+from moe_compress.pipelines.results_plans import ResultsParameters
 from moe_compress.settings import CONFIG_LOADER_ARGS
 from moe_compress.tuning.settings import TuneSettings
 
@@ -44,6 +45,7 @@ MODELS = {
     "data": blocks.DataParameters,
     "evaluate": blocks.EvaluateParameters,
     "release": blocks.ReleaseParameters,
+    "results": ResultsParameters,
     "rewrite": blocks.RewriteParameters,
     "select": blocks.SelectParameters,
     "sweep": blocks.SweepParameters,

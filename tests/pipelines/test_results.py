@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import moe_compress
+from moe_compress.cli import run
 from moe_compress.errors import PluginError
+from moe_compress.pipelines.results import describe_command
 from moe_compress.pipelines.results_plans import ResultsParameters, plan_rows
 from moe_compress.pipelines.results_runs import MEASURING
 from moe_compress.types import MIXED, ExpertStatistics, MoELayout
@@ -65,6 +67,14 @@ def test_one_command_writes_the_table_and_a_stopped_one_goes_on(small):
     now = {file: file.stat().st_mtime_ns for file in small.find("07_model_output/results/*.json")}
     assert {file for file in kept if now[file] != kept[file]} == set(lost)
     assert set(json.loads(lost[0].read_text())) == {"right", "perplexity", "kl", "num_parameters"}
+
+
+def test_the_command_on_the_page_asks_as_much_again():
+    given = ResultsParameters(domains=("a", "b"), benchmark_limit=100, seed=7)
+    words = describe_command(given).split()
+    assert words[:3] == ["kedro", "run", "--pipelines=results"]
+    said = run.make_context("run", words[2:]).params["params"]["results"]
+    assert said == {"benchmark_limit": 100, "heldout_limit": None, "seed": 7}
 
 
 def test_what_a_measurement_runs_is_in_its_key():

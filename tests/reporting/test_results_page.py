@@ -12,7 +12,8 @@ from moe_compress.reporting.papers import judge_claims
 from moe_compress.reporting.results_page import Background, summarise, write_results_page
 from moe_compress.reporting.wording import MISSING
 
-BACKGROUND = Background(7_800_000, 4, 56, 4, 200, None)
+COMMAND = "kedro run --pipelines=results --params=results.benchmark_limit=200"
+BACKGROUND = Background(7_800_000, 4, 56, 4, 200, None, COMMAND)
 
 
 @pytest.fixture
@@ -37,6 +38,13 @@ def test_the_page_has_both_kinds_of_plans_and_what_is_left_out(page: str) -> Non
     assert any(line.startswith("| `hc_smoe` (merges) | 30.0 % (") for line in lines)
     assert any(line.startswith("| medical | 80.0 % (") and " | 20.0 % (" in line for line in lines)
     assert "| `reconstruct, mixed` | ranks do not add |" in lines
+
+
+def test_the_page_says_how_to_make_it_and_where_its_numbers_are(tmp_path) -> None:
+    files = write_results_page(make_table(), BACKGROUND, tmp_path / "mine.md")
+    page = files[0].read_text()
+    assert f"Made by `{COMMAND}` (" in page and "over 200 held-out four-way questions a domain" in page
+    assert "[CSV](mine.csv)" in page and files[1].name == "mine.csv"
 
 
 def test_the_papers_ranks_stand_beside_ours(page: str) -> None:

@@ -91,11 +91,19 @@ def write_page(
         top_k=layout.top_k,
         num_items=len(next(iter(base.values())).right),
         num_texts=parameters.heldout_limit,
+        command=describe_command(parameters),
     )
     table = ResultsTable(
         base, found, plans, chance, left_out, compared=parameters.compared_method, seed=parameters.seed
     )
     write_results_page(table, background, Path(parameters.page))
+
+
+def describe_command(parameters: ResultsParameters) -> str:
+    """Return the command that asks as many questions and texts; lists are conf's, as commas would end them."""
+    limits = {name: getattr(parameters, name) for name in ("benchmark_limit", "heldout_limit", "seed")}
+    given = ",".join(f"results.{name}={'null' if value is None else value}" for name, value in limits.items())
+    return f"kedro run --pipelines=results --params={given}"
 
 
 def create_pipeline() -> Pipeline:

@@ -28,7 +28,8 @@ class Background:
         num_experts: per layer.
         top_k: experts per token.
         num_items: benchmark items per domain.
-        num_texts: held-out texts per domain.
+        num_texts: held-out texts per domain; None for all.
+        command: what makes the same page again.
     """
 
     num_parameters: int
@@ -37,6 +38,7 @@ class Background:
     top_k: int
     num_items: int
     num_texts: int | None
+    command: str
 
 
 def write_results_page(table: ResultsTable, background: Background, page: Path) -> list[Path]:
@@ -55,7 +57,7 @@ def write_results_page(table: ResultsTable, background: Background, page: Path) 
         files.append(page.with_name(name))
         figure.savefig(files[-1], dpi=_DPI, bbox_inches="tight")
     write_atomically(files[1], as_csv(table).encode())
-    write_atomically(page, "\n".join(_sections(table, background)).encode())
+    write_atomically(page, "\n".join(_sections(table, background, files[1].name)).encode())
     return files
 
 
@@ -65,9 +67,9 @@ def compared_fractions(table: ResultsTable) -> list[float]:
     return [f for f in table.fractions if all(table.has(table.compared, first, f, other) for other in others)]
 
 
-def _sections(table: ResultsTable, background: Background) -> Iterator[str]:
+def _sections(table: ResultsTable, background: Background, numbers: str) -> Iterator[str]:
     judged = judge_claims(table)
-    yield _introduction(background)
+    yield _introduction(background, numbers)
     yield "## In short\n\n" + "\n".join(f"- {line}" for line in summarise(table, judged)) + "\n"
     yield "![share of accuracy kept](methods-kept.png)\n\n![KL to the base](methods-kl.png)\n"
     yield _base_section(table)
@@ -81,11 +83,12 @@ def _sections(table: ResultsTable, background: Background) -> Iterator[str]:
     yield _left_out_section(table)
 
 
-def _introduction(background: Background) -> str:
+def _introduction(background: Background, numbers: str) -> str:
     texts = "all" if background.num_texts is None else str(background.num_texts)
     return (
         "# What each method keeps\n\n"
-        f"Made by `make results` with the embedded reference model ({wording.count(background.num_parameters)} "
+        f"Made by `{background.command}` (`make results` asks as many questions as conf says) with the embedded "
+        f"reference model ({wording.count(background.num_parameters)} "
         f"parameters, {background.num_layers} layers of {background.num_experts} experts, {background.top_k} per "
         "token). Every method plans from the same pass over each domain's demonstrations: *own* plans are made for "
         "one domain and measured on it, *mixed* plans are made for all domains at once and measured on each. What "
@@ -94,7 +97,8 @@ def _introduction(background: Background) -> str:
         f"{background.num_items} held-out four-way questions a domain, perplexity and KL to the base (nats per "
         f"token) over {texts} held-out texts a domain. *Kept* is the share of the base's accuracy above chance. "
         "Intervals are 95 %, bootstrapped over questions; methods are compared on the same questions. Nothing was "
-        "tuned on these numbers, and nothing was trained after compressing. All of it as [CSV](methods.csv).\n"
+        "tuned on these numbers, and nothing was trained after compressing. All of it as "
+        f"[CSV]({numbers}).\n"
     )
 
 
