@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,15 @@ def test_a_baseline_that_guesses_has_no_share_kept() -> None:
     sentence = wording.accuracy_sentence(comparison)
     assert sentence.startswith(f"Accuracy on aime went from 25.0{GAP}% to 20.0{GAP}%")
     assert "above chance" not in sentence
+
+
+def test_few_items_of_which_none_changed_prove_little() -> None:
+    same = TaskComparison("quiz", 10, 0.25, 0.9, 0.9, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0, 0, 1.0)
+    # (1 - 0.2589)^10 = 0.05
+    assert wording.difference_interval(same) == f"none of 10 changed, at most 25.9{GAP}% do"
+    assert "(0.0 points, 95" in wording.accuracy_sentence(same) and "25.9" in wording.accuracy_sentence(same)
+    exchanged = replace(same, gained=1, lost=1, difference_low=-0.3, difference_high=0.3)
+    assert wording.difference_interval(exchanged) == "\N{MINUS SIGN}30.0 to +30.0"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def _quality_cells(row: QualityRow) -> tuple[Text | str, ...]:
     if row.comparison is None:
         return (name, *[wording.MISSING] * 4, perplexity)
     result = row.comparison
-    interval = wording.points_interval(result.difference_low, result.difference_high)
+    interval = wording.difference_interval(result)
     return (
         name,
         wording.percent(result.baseline_accuracy),
@@ -121,7 +121,7 @@ def _tuning_tables(report: CompressionReport) -> list[RenderableType]:
     for row in report.tuning.rows(report.target_names, report.baseline, report.candidate):
         cells = [wording.MISSING] * 3
         if result := row.regained:
-            interval = wording.points_interval(result.difference_low, result.difference_high)
+            interval = wording.difference_interval(result)
             shares = (result.baseline_accuracy, result.candidate_accuracy)
             cells = [*map(wording.percent, shares), f"{wording.points(result.difference)} ({interval})"]
         perplexity = " → ".join(wording.number(value, 3) for value in row.perplexities[1:])

@@ -41,6 +41,18 @@ def points_interval(low: float, high: float) -> str:
     return f"{points(low)} to {points(high)}"
 
 
+def difference_interval(comparison: TaskComparison) -> str:
+    """Return a difference's interval in points or, where no item was lost or gained, how many at most would be.
+
+    Resampling items of which none changed gives 0 every time, however few they are. But a share of changing items
+    above `1 - 0.05^(1/n)`, about `3/n`, would have shown one among n with 95 % certainty.
+    """
+    if comparison.lost or comparison.gained:
+        return points_interval(comparison.difference_low, comparison.difference_high)
+    most = 1 - 0.05 ** (1 / comparison.num_items)
+    return f"none of {comparison.num_items} changed, at most {percent(most)} do"
+
+
 def percent_interval(low: float, high: float) -> str:
     """Return an interval of shares, in percent; a dash where it has no bounds."""
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -132,12 +144,12 @@ def reason(outcome: GateOutcome) -> str:
 
 def accuracy_sentence(comparison: TaskComparison) -> str:
     """Return what became of one task's accuracy, in a sentence."""
-    interval = points_interval(comparison.difference_low, comparison.difference_high)
-    kept = f", keeping {percent(comparison.share_kept)} of what is above chance"
+    share = percent(comparison.share_kept)
+    kept = "" if math.isnan(comparison.share_kept) else f", keeping {share} of what is above chance"
     return (
         f"Accuracy on {comparison.task} went from {percent(comparison.baseline_accuracy)} to "
         f"{percent(comparison.candidate_accuracy)} ({points(comparison.difference)} points, "
-        f"95{_GAP}% interval {interval}){'' if math.isnan(comparison.share_kept) else kept}."
+        f"95{_GAP}% interval: {difference_interval(comparison)}){kept}."
     )
 
 
