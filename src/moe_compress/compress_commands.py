@@ -130,18 +130,31 @@ def run(domain: str, base: str | None, env: str | None, params: dict[str, Any], 
 @click.option("--version", metavar="N", help="Its number; the candidate if not given.")
 @by_option
 @click.option("--why", default="passed its gates", show_default=True, help="The reason to keep.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, exists=True), help="A copy of its files, not to fetch them."
+)
 @env_option
 @as_json
-def promote(model: str, version: str | None, by: str | None, why: str, env: str | None, is_json: bool) -> None:
+def promote(
+    model: str,
+    version: str | None,
+    by: str | None,
+    why: str,
+    folder: Path | None,
+    env: str | None,
+    is_json: bool,
+) -> None:
     """Make the candidate the champion.
 
-    Its gates must have passed, and every file of it is hashed again. The champion before it becomes `previous`.
-    Twice is as once. A version that was rolled back must be named with --version.
+    Its gates must have passed, and every file of it is hashed again; those in a store are fetched for that. The
+    champion before it becomes `previous`. Twice is as once. A version that was rolled back must be named with
+    --version.
     """
     from moe_compress.operations.promote import find_person, promote_model
     from moe_compress.reporting.version_table import print_promotion
 
-    done = promote_model(find_model(model, env), version, by or find_person(), why)
+    folder = folder.resolve() if folder else None
+    done = promote_model(find_model(model, env), version, by or find_person(), why, folder)
     print_content(done, is_json, print_promotion)
 
 

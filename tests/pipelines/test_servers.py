@@ -18,6 +18,7 @@ from tests.pipelines import servers
 from tests.pipelines.conftest import forget_the_experiment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from moe_compress.operations.promote import promote_model
 from moe_compress.registry.versions import resolve
 from moe_compress.tracking_commands import tracking
 
@@ -174,6 +175,10 @@ def test_the_servers_story(project, team, caplog):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert model.config.n_routed_experts == 8
     assert AutoTokenizer.from_pretrained(folder)("fever cough")["input_ids"]
+
+    # Its files are fetched again to be hashed, and it is promoted.
+    assert promote_model("moe-medical", None, "ann", "reviewed")["moved"] is True
+    assert f"fetching {version.uri} (0.0 GB) from s3://" in caplog.text
 
     # The same inputs are the same version, and upload nothing.
     before = team.weights()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import getpass
 import os
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from moe_compress.errors import GateFailedError, RegistryError
-from moe_compress.operations.verify import verify_version
+from moe_compress.operations.verify import fetched, verify_version
 from moe_compress.registry import promotion
 from moe_compress.registry.promotion import CANDIDATE, CHAMPION, PREVIOUS, ROLLED_BACK
 from moe_compress.registry.versions import RegisteredVersion, find_version, list_aliases
 
 
-def promote_model(model: str, version: str | None, by: str, why: str) -> dict[str, Any]:
+def promote_model(model: str, version: str | None, by: str, why: str, folder: Path | None = None) -> dict[str, Any]:
     """Make a version the champion and return what was done, ready for JSON.
 
     Args:
@@ -21,6 +23,7 @@ def promote_model(model: str, version: str | None, by: str, why: str) -> dict[st
         version: the version; the candidate if not given.
         by: who promotes it.
         why: the reason to keep.
+        folder: a copy of its files to hash; they are fetched if not given and in a store.
 
     Raises:
         GateFailedError: if its gates did not pass.
@@ -28,12 +31,12 @@ def promote_model(model: str, version: str | None, by: str, why: str) -> dict[st
     """
     found = find_version(model, version) if version else find_version(model, alias=CANDIDATE)
     if list_aliases(model).get(CHAMPION) != found.version:
-        check_promotable(found, is_named=version is not None)
+        check_promotable(found, version is not None, folder)
     moved = promotion.promote(found, by, why)
     return {"model": model, "version": found.version, "moved": moved, "by": by, "why": why, **aliases_now(model)}
 
 
-def check_promotable(version: RegisteredVersion, is_named: bool) -> None:
+def check_promotable(version: RegisteredVersion, is_named: bool, folder: Path | None) -> None:
     """Check that a version may become champion; every file of it is read."""
     if version.tags.get("gates_passed") != "true":
         raise GateFailedError(
@@ -45,7 +48,8 @@ def check_promotable(version: RegisteredVersion, is_named: bool) -> None:
             f"{version.uri} was rolled back ({version.tags[ROLLED_BACK]}); say --version {version.version} to "
             "promote it all the same"
         )
-    verified = verify_version(version)
+    with fetched(version) if folder is None else nullcontext(folder) as copy:
+        verified = verify_version(version, copy)
     if not verified["intact"]:
         name, problem = next(iter(verified["damaged"].items()))
         raise RegistryError(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,12 @@ from moe_compress.checkpoint.checksums import find_damage, read_checksums
 from moe_compress.checkpoint.digest import join_digests
 from moe_compress.checkpoint.files import CHECKSUMS
 from moe_compress.errors import CheckpointError, RegistryError
+from moe_compress.registry.client import mlflow_client, without_credentials
 from moe_compress.registry.mlmodel import FILE_NAME, check_mlmodel
+from moe_compress.registry.upload import storing
 from moe_compress.registry.versions import RegisteredVersion
+
+logger = logging.getLogger(__name__)
 
 
 def verify_version(version: RegisteredVersion, folder: Path | None = None) -> dict[str, Any]:
@@ -54,3 +62,23 @@ def verify_version(version: RegisteredVersion, folder: Path | None = None) -> di
         "damaged": damage,
         "intact": not damage,
     }
+
+
+@contextmanager
+def fetched(version: RegisteredVersion) -> Iterator[Path]:
+    """Yield the folder of a version's files; those in a store are fetched for as long as the block lasts.
+
+    Raises:
+        RegistryError: if they are a folder's of another machine, or the store does not give them.
+    """
+    if not version.is_stored:
+        yield version.folder
+        return
+    import mlflow
+
+    with tempfile.TemporaryDirectory(prefix="moe-compress-") as place:
+        size, source = int(version.tags.get("candidate_num_bytes", "0")) / 1e9, without_credentials(version.source)
+        logger.warning("fetching %s (%.1f GB) from %s to %s to hash its files", version.uri, size, source, place)
+        with mlflow_client(f"fetch {version.uri}"), storing(f"fetch {source} to {place}"):
+            folder = mlflow.artifacts.download_artifacts(version.uri, dst_path=place)
+        yield Path(folder)

@@ -179,7 +179,7 @@ def upload_artifact(run_id: str, path: Path) -> None:
     """
     if not path.exists():
         raise RegistryError(f"{path} was to be an artifact of run {run_id} and is not there any more; run it again")
-    with mlflow_client(f"upload {path}") as client, storing(str(path)):
+    with mlflow_client(f"upload {path}") as client, storing(f"upload {path}"):
         if path.is_dir():
             client.log_artifacts(run_id, str(path), artifact_path=path.name)
         else:

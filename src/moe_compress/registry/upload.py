@@ -30,7 +30,7 @@ def upload_checkpoint(folder: Path, address: str) -> str:
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    with storing(f"{folder} to {without_credentials(address)}"):
+    with storing(f"upload {folder} to {without_credentials(address)}"):
         store = get_artifact_repository(address)
         there = _sizes(store, None)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -51,11 +51,11 @@ def _sizes(store: Any, folder: str | None) -> dict[str, int]:
 
 
 @contextmanager
-def storing(what: str) -> Iterator[None]:
+def storing(doing: str) -> Iterator[None]:
     """Turn whatever a store's own library raises inside the block into one sentence.
 
     Args:
-        what: what is uploaded, for the message.
+        doing: what is attempted, for the message: `upload report.html`.
 
     Raises:
         RegistryAwayError: in place of what is raised, unless MLflow raised it.
@@ -67,4 +67,4 @@ def storing(what: str) -> Iterator[None]:
     except MlflowException:
         raise
     except Exception as error:
-        raise RegistryAwayError(f"could not upload {what}: {without_credentials(str(error))}; try again") from error
+        raise RegistryAwayError(f"could not {doing}: {without_credentials(str(error))}; try again") from error

@@ -58,6 +58,11 @@ class RegisteredVersion:
         return f"models:/{self.name}/{self.version}"
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the checkpoint's files are in a store, such as S3, that they can be fetched from."""
+        return _local_path(self.source) is None
+
+    @property
     def is_here(self) -> bool:
         """Whether the checkpoint's files are on this machine."""
         path = _local_path(self.source)
