@@ -26,6 +26,6 @@ def collect_rank(checkpoint, domains, folder, rank, num_ranks, port):
         streamed = StreamedModel(read_files(checkpoint), torch.float32, cpu)
         collect_streamed(streamed, share, sums, ResumePoint(None, "", keep=True), Progress(1, 3))
         if count > 1:
-            add_ranks(sums)
+            add_ranks(sums, cpu)
     state = {f"{name}/{key}": value for name, own in sums.items() for key, value in own.state().items()}
     save_file(state, folder / f"{rank}.safetensors")

@@ -113,7 +113,7 @@ def collect(
         base = [weights, wanted, settings.embedding_tokens]
         run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
-            add_ranks(sums)
+            add_ranks(sums, streamed.device)
     lineage = {"shard": settings.shard} if settings.shard else {}
     return {name: own.as_statistics(name, {**provenance[name], **lineage}) for name, own in sums.items()}
 

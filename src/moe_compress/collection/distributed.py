@@ -29,18 +29,19 @@ _PATIENCE = timedelta(days=7)
 def join_ranks(device: torch.device) -> Iterator[tuple[int, int]]:
     """Yield (rank, number of ranks) as `torchrun` set them, joined with the others; (0, 1) for a lone process.
 
-    Ranks speak in host memory, whatever they compute on: once, of sums that are small beside weights, and so with
-    the same code on a machine without GPUs.
-
     Args:
-        device: what this rank computes on; inside the block a GPU is what CUDA takes for the current one.
+        device: what this rank computes on, and what it adds with the others; inside the block a GPU is what CUDA
+            takes for the current one, where the ranks' names and shapes travel too.
     """
+    is_cuda = device.type == "cuda"
     count = count_ranks()
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with torch.cuda.device(device) if is_cuda else nullcontext():
         if count == 1 or dist.is_initialized():
             yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
             return
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group(
+            "nccl" if is_cuda else "gloo", timeout=_PATIENCE, device_id=device if is_cuda else None
+        )
         try:
             yield dist.get_rank(), count
         finally:
@@ -105,17 +106,18 @@ def take_share(domains: Mapping[str, Sequence[Batch]], place: int, count: int) -
     return {name: tuple(batches[place::count]) for name, batches in domains.items()}
 
 
-def add_ranks(domains: Mapping[str, RoutingSums]) -> None:
-    """Add up in place what all ranks added up, in float64; afterwards every rank has the whole, in host memory.
+def add_ranks(domains: Mapping[str, RoutingSums], device: torch.device) -> None:
+    """Add up in place what all ranks added up, in float64; afterwards every rank has the whole.
 
     Args:
         domains: name -> this rank's sums.
+        device: where the ranks' backend wants what it adds.
     """
     for sums, row in ((own, row) for own in domains.values() for row in range(len(own.layout.layers))):
         ours = sums.state([row])  # layer by layer: all of them at once may be large
         shapes = _gather_shapes({key: tuple(value.shape) for key, value in ours.items()})
         for key, shape in sorted(shapes.items()):  # a rank without batches of this domain has nothing yet
-            value = ours.get(key, torch.zeros(shape, dtype=torch.float64)).cpu()
+            value = ours.get(key, torch.zeros(shape, dtype=torch.float64)).to(device)
             dist.all_reduce(value, dist.ReduceOp.SUM if _is_sum(key) else dist.ReduceOp.MAX)
             ours[key] = value
         sums.restore(ours)

@@ -31,6 +31,7 @@ from moe_compress.types import (
     CompressionPlan,
     Demonstrations,
     ExpertStatistics,
+    GateOutcome,
     GateReport,
     MoELayout,
     Provenance,
@@ -184,7 +185,8 @@ def judge(
 
     items = found.answers[key]
     right = sum(item.is_correct for item in items)
-    measured, failures = {}, ()
+    measured: dict[str, float] = {}
+    failures: tuple[GateOutcome, ...] = ()
     if key not in found.dropped_for:
         measured = bench.measure(plan)
         failures = decide(judged, measured, domain, baseline=bench.base_values).failures
