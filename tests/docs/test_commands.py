@@ -220,6 +220,14 @@ def test_the_blocks_of_shown_domains_are_valid():
         domain.gate_entries(shared["gates"])
 
 
+def test_verdicts_that_are_shown_count_the_gates_there_are():
+    conf = load_parameters(None, None)
+    shown = {
+        int(count) for path in PAGES for count in re.findall(r"^ Passed .*?(\d+) gates", path.read_text(), re.M)
+    }
+    assert shown == {len(conf["gates"]) + len(conf["statistics_gates"])}
+
+
 def type_line(line):
     group, name, *words = shlex.split(line, comments=True)[1:]
     return CliRunner().invoke(cli.commands[group].commands[name], words)
