@@ -11,6 +11,7 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.families.derive import derive_tensor_map
+from moe_compress.pipelines import collect, digests
 from moe_compress.types import CompressionPlan, pruning_groups
 
 
@@ -39,6 +40,24 @@ def test_all_domains_are_collected_in_one_pass_and_found_by_later_runs(project):
     assert described["domain"] == joint[0]["domain"] == "medical"
     assert alone.keys() == joint[1].keys()
     assert all((alone[name] == values).all() for name, values in joint[1].items())
+
+
+def test_a_killed_collection_goes_on_under_the_same_libraries_alone(project, monkeypatch):
+    layers = []
+
+    def stop(record):
+        layers.append(record.layer)
+        if len(layers) in (1, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "log_layer", stop)
+    command = ("--pipelines=collect_code", "--params=collect.mode=streamed")
+    assert project.run(*command).exit_code and layers == [0]
+    assert project.run(*command).exit_code and layers == [0, 1]
+    real = digests._version
+    monkeypatch.setattr(digests, "_version", lambda name: "99" if name == "transformers" else real(name))
+    succeed(project.run(*command))
+    assert layers == [0, 1, 0, 1, 2]
 
 
 def test_shards_are_collected_one_by_one_and_added_up(project):

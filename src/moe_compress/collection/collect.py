@@ -76,6 +76,7 @@ def collect(
     folder: Path | None = None,
     report: Callable[[LayerRecord], None] | None = None,
     reductions: Mapping[str, Reduction] | None = None,
+    code: object = None,
 ) -> dict[str, ExpertStatistics]:
     """Return each domain's statistics; prompt and response tokens both count.
 
@@ -89,6 +90,7 @@ def collect(
         folder: where a streamed collection commits each layer, so that a killed one can go on; None: nowhere.
         report: is given a record of each streamed layer.
         reductions: domain -> what makes `elimination` of a layer's sample; needed where that is requested.
+        code: stands for the code that collects, own and installed; what another began is not gone on with.
 
     Raises:
         ParameterError: if a shard does not exist, or what is requested cannot be divided among processes.
@@ -110,7 +112,7 @@ def collect(
         share = take_share(batches, place * num_ranks + rank, count * num_ranks)
         weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
         wanted = {name: [sorted(own), repr(reduce.get(name))] for name, own in asked.items()}
-        base = [weights, wanted, settings.embedding_tokens]
+        base = [weights, wanted, settings.embedding_tokens, code]
         run(streamed, share, sums, settings, folder, base, report)
         if num_ranks > 1:
             add_ranks(sums, streamed.device)
@@ -242,7 +244,7 @@ def fingerprint(
         streamed: the model.
         layout: its layout.
         batches: what runs through it.
-        base: stands for the weights' bytes and for what was asked for.
+        base: stands for the weights' bytes, for what was asked for, and for the code.
     """
     files = [[info.name, info.dtype, info.start, info.file] for info in streamed.files.tensors.values()]
     machine = [str(streamed.dtype), streamed.device.type, torch.__version__]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.pipelines.digests import source, versions
 from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
 from moe_compress.pipelines.requests import find_reduction, find_requests
 from moe_compress.types import CheckpointReference, Demonstrations, ExpertStatistics, MoELayout, Provenance
@@ -85,7 +86,14 @@ def collect_domains(
         for name, own in requests.items()
         if (reduction := find_reduction(own, selections.get(name, SelectParameters())))
     }
-    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer, reductions)
+    code = [what_collects(), source("methods") if reductions else None]
+    return collect(files, layout, domains, settings, lineages, requests, folder, log_layer, reductions, code)
+
+
+def what_collects() -> list[Any]:
+    """Return the code that all collected sums depend on, as digests and versions."""
+    own = source("collection", "families", "types", "loading.py", "pipelines/data.py", "pipelines/collect.py")
+    return [own, versions("torch", "transformers")]
 
 
 def open_checkpoint(

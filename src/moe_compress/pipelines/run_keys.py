@@ -11,6 +11,7 @@ from typing import Any
 import moe_compress
 from moe_compress.errors import DataError
 from moe_compress.pipelines.benchmarks import benchmarks_of
+from moe_compress.pipelines.collect import what_collects
 from moe_compress.pipelines.digests import file_digest, source, versions
 from moe_compress.pipelines.given_plan import locate
 from moe_compress.pipelines.parameters import SelectParameters
@@ -96,10 +97,7 @@ class _Chain:
                     {key: value for key, value in self.parameters["collect"].items() if key not in _SAME_SUMS},
                     asked,
                     _reduction_of(self.parameters, name, asked),
-                    source(
-                        "collection", "families", "types", "loading.py", "pipelines/data.py", "pipelines/collect.py"
-                    ),
-                    versions("torch", "transformers"),
+                    *what_collects(),
                 ]
             )
         return keys.get(self.domain) or digest_of([keys, source("pipelines/mixture.py")])
