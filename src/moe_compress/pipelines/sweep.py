@@ -31,7 +31,6 @@ from moe_compress.types import (
     CompressionPlan,
     Demonstrations,
     ExpertStatistics,
-    GateOutcome,
     GateReport,
     MoELayout,
     Provenance,
@@ -185,11 +184,9 @@ def judge(
 
     items = found.answers[key]
     right = sum(item.is_correct for item in items)
-    measured: dict[str, float] = {}
-    failures: tuple[GateOutcome, ...] = ()
-    if key not in found.dropped_for:
-        measured = bench.measure(plan)
-        failures = decide(judged, measured, domain, baseline=bench.base_values).failures
+    stayed = key not in found.dropped_for
+    measured = bench.measure(plan) if stayed else {}
+    failures = decide(judged, measured, domain, baseline=bench.base_values).failures if stayed else ()
     return SweepEntry(
         method=key[0],
         fraction_dropped=key[1],
