@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ class RunKeyHooks:
         loader = OmegaConfigLoader(
             context.config_loader.conf_source, env=context.env, **settings.CONFIG_LOADER_ARGS
         )
-        known = {*loader["parameters"], "base_model"}
-        for name in given:
-            if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f" (did you mean '{close[0]}'?)" if close else ""
-                raise ParameterError(
-                    f"--params names '{name}', which no stage knows{hint}; use one of {', '.join(sorted(known))}"
-                )
+        configured = loader["parameters"]
+        check_given(given, {*configured, "base_model"})
+        if isinstance(domains := given.get("domains"), Mapping):
+            # A block that conf/ has only in another environment may be given as a whole.
+            whole = {
+                name for name, block in domains.items() if isinstance(block, Mapping) and block.keys() >= _WHOLE
+            }
+            check_given(domains, {*configured.get("domains", {}), *whole}, "domains.")
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -101,6 +102,30 @@ class RunKeyHooks:
             remove_finished(catalog["collect_folder"].load())
 
 
+_WHOLE = {"name", "registered_model"}
+"""What a domain's block needs."""
+
+
+def check_given(given: Iterable[str], known: Set[str], block: str = "") -> None:
+    """Check the names that `--params` gives in a block of parameters.
+
+    Args:
+        given: the names.
+        known: those there are.
+        block: what stands before them, with a dot.
+
+    Raises:
+        ParameterError: naming the first that is not known.
+    """
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" (did you mean '{block}{close[0]}'?)" if close else ""
+            raise ParameterError(
+                f"--params names '{block}{name}', which no stage knows{hint}; use one of {', '.join(sorted(known))}"
+            )
+
+
 def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, ...]:
     """Return the domains a pipeline works for, sorted; none for a pipeline of no domain.
 
@@ -140,14 +165,17 @@ def check_domain(parameters: dict[str, Any], domain: str, pipeline: Pipeline) ->
 
 
 def check_parts(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:
-    """Check that a mixture's pipeline collects the domains that its parameters name.
+    """Check that a mixture's pipeline takes the domains that its parameters name.
+
+    What part of the pipeline takes nothing of any domain, such as the baseline alone, is any mixture's.
 
     Raises:
         ParameterError: if it was built for others, because --params or another environment name them differently.
     """
     named = set(parameters["domains"][domain].get("of") or ())
-    built = {name.partition(".")[0] for name in pipeline.datasets() if name.endswith(".statistics")} - {domain}
-    if named and named != built:
+    taken = {name for node in pipeline.nodes if node.namespace == domain for name in node.inputs}
+    built = {name.partition(".")[0] for name in taken if name.endswith((".statistics", ".demonstrations"))}
+    if named and built and named != built:
         raise ParameterError(
             f"domains.{domain}.of is {', '.join(sorted(named))}, but the pipeline was built for "
             f"{', '.join(sorted(built))}, as another file of conf/ says; give each mixture a name of its own"

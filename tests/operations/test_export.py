@@ -33,15 +33,19 @@ PLACE = Place("medical", IMAGE, "moe-compress-data", "moe-compress")
 pytestmark = pytest.mark.filterwarnings("ignore", "error:::moe_compress")
 
 
+def write_mixture(folder):
+    (folder / "conf/local/parameters_domains.yml").write_text(
+        "domains:\n  both: {name: both, registered_model: moe-both, of: [code, math]}\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def opened(inputs, empty_database, tmp_path_factory):
     """A project, opened once."""
     folder = tmp_path_factory.mktemp("opened")
     copy_project(inputs, folder)
     shutil.copyfile(empty_database, folder / "mlflow.db")
-    (folder / "conf/local/parameters_domains.yml").write_text(
-        "domains:\n  both: {name: both, registered_model: moe-both, of: [code, math]}\n"
-    )
+    write_mixture(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -100,18 +104,23 @@ def commands_of_workflow(workflow):
     return found
 
 
-def test_the_exported_commands_in_order_end_in_the_plan_of_a_plain_run(
-    operator, inputs, tmp_path, tmp_path_factory, monkeypatch
-):
-    project, params = operator.project, f"{PARAMS},evaluate.limit=8,evaluate.prompts=2"
-    words = ["kubernetes", "medical", "--shards=2", f"--image={IMAGE}", f"--params={params}", "--to=job.yaml"]
+def run_exported(project, domain, shards, params, folder):
+    """Export a domain's job and run its commands one after another."""
+    words = ["kubernetes", domain, f"--shards={shards}", f"--image={IMAGE}", f"--params={params}", "--to=job.yaml"]
     result = CliRunner().invoke(export_command, words)
     assert result.exit_code == 0, result.output
     _, jobs = read_kubernetes((project.folder / "job.yaml").read_text())
     for job in jobs:
-        for arguments in commands_of_job(job, tmp_path):
+        for arguments in commands_of_job(job, folder):
             result = project.run(*arguments[1:])
             assert result.exit_code == 0, f"{arguments}: {result.output}{result.exception!r}"
+
+
+def test_the_exported_commands_in_order_end_in_the_plan_of_a_plain_run(
+    operator, inputs, tmp_path, tmp_path_factory, monkeypatch
+):
+    project, params = operator.project, f"{PARAMS},evaluate.limit=8,evaluate.prompts=2"
+    run_exported(project, "medical", 2, params, tmp_path)
     assert len(project.find("04_feature/statistics/medical/*/statistics-*-of-2.safetensors")) == 2
     (version,) = list_versions("moe-medical")
     (plan,) = project.find("05_model_input/plans/medical/*/plan.json")
@@ -125,6 +134,17 @@ def test_the_exported_commands_in_order_end_in_the_plan_of_a_plain_run(
     (same,) = plain.glob("data/05_model_input/plans/medical/*/plan.json")
     assert same.parent.name == plan.parent.name
     assert read_plan(same).digest == read_plan(plan).digest == version.tags["plan_digest"]
+
+
+def test_the_exported_commands_of_a_mixture_end_in_a_version(operator, tmp_path):
+    from kedro.framework.project import pipelines
+
+    write_mixture(operator.project.folder)
+    pipelines.configure("moe_compress.pipeline_registry")
+    run_exported(operator.project, "both", 1, f"{PARAMS},evaluate.limit=4,evaluate.prompts=1", tmp_path)
+    (version,) = list_versions("moe-both")
+    assert version.tags["domains"] == "code+math"
+    assert len(operator.project.find("04_feature/statistics/*/*/statistics.safetensors")) == 2
 
 
 def test_all_three_forms_run_the_same_commands(opened, tmp_path):

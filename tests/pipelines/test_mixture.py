@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 
 import mlflow
 import pytest
 from tests.pipelines.test_wrong_inputs import assert_refused
 
+from moe_compress.errors import ParameterError
+from moe_compress.hooks import check_parts
 from moe_compress.pipelines.measure import name_worst, tell_worst
+from moe_compress.pipelines.prune import create_mixture_pipeline
 from moe_compress.registry.versions import resolve
 
 BLOCK = "domains: {{clinic: {{name: clinic, registered_model: moe-clinic, of: [{}]{}}}}}\n"
@@ -93,6 +97,33 @@ def test_a_mixture_of_one_name_in_two_environments_is_refused(clinic):
     other.write_text("domains: {mixed: {of: [medical, code]}}\n")
     result = project.prune(domain="mixed")
     assert_refused(project, result, "domains.mixed.of is code, finance, general", "built for code, medical")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "is_taking"),
+    [
+        ([], "clinic.baseline_evaluation", False),
+        ([], "medical.statistics", False),
+        (["clinic.check_compatibility"], "clinic.compatibility", False),
+        (["clinic.gate_statistics"], "clinic.statistics_report", True),
+        (["clinic.tune_checkpoint"], "clinic.candidate_checkpoint", True),
+    ],
+)
+def test_part_of_a_mixtures_pipeline_is_held_against_what_that_part_takes(start, end, is_taking):
+    part = create_mixture_pipeline("clinic", ["medical", "general"]).filter(from_nodes=start, to_outputs=[end])
+    check_parts({"domains": {"clinic": {"of": ["general", "medical"]}}}, "clinic", part)
+    others = {"domains": {"clinic": {"of": ["code", "general", "medical"]}}}
+    with pytest.raises(ParameterError, match="built for general, medical") if is_taking else nullcontext():
+        check_parts(others, "clinic", part)
+
+
+def test_what_comes_after_a_mixtures_plan_runs_by_itself(clinic):
+    project = clinic()
+    after = ("--from-nodes=clinic.check_compatibility", "--to-outputs=clinic.compatibility")
+    for words in (["--to-outputs=clinic.plan"], after):
+        result = project.run("--pipelines=prune_clinic", *words)
+        assert result.exit_code == 0, result.output
+    assert len(project.find("06_models/clinic/*/compatibility.json")) == 1
 
 
 def test_the_worst_domain_is_gated():

@@ -58,6 +58,7 @@ def assert_refused(project, result, *parts):
         ),
         (["select.metod=reap"], ["select.metod", "is not a parameter"]),
         (["slect.method=reap"], ["--params names 'slect'", "did you mean 'select'"]),
+        (["domains.medcal.select.method=reap"], ["'domains.medcal'", "did you mean 'domains.medical'", "general"]),
         (["collect.batch_size=0"], ["collect.batch_size", "greater than or equal to 1"]),
         (["select.seed=-1"], ["select.seed", "greater than or equal to 0"]),
         (["collect.statistics=[embeding]"], ["no statistic 'embeding'", "did you mean 'embedding'"]),
