@@ -65,6 +65,16 @@ def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clin
     assert len(project.find("04_feature/statistics/*/*/statistics.safetensors")) == 2
 
 
+def test_a_limit_is_checked_again_where_everything_was_collected_before(clinic):
+    project = clinic()
+    assert project.run("--pipelines=collect_general,collect_medical").exit_code == 0
+    before = project.find("04_feature/statistics/*/*/statistics.safetensors")
+    result = project.prune("data.min_demonstrations=500", domain="clinic")
+    assert result.exit_code == 1 and "fewer than 500 (data.min_demonstrations)" in result.output
+    assert project.find("04_feature/statistics/*/*/statistics.safetensors") == before
+    assert not project.find("05_model_input/plans/clinic/*")
+
+
 def test_a_method_that_plans_by_itself_is_given_the_sum(clinic):
     project = clinic()
     result = project.prune("select.method=hc_smoe", domain="clinic")

@@ -72,6 +72,22 @@ def test_a_parameter_changes_its_stage_and_those_after_it(folder, block, stages)
     assert changed(keys(folder), keys(folder, parameters)) == stages
 
 
+@pytest.mark.parametrize("limit", ["min_demonstrations", "min_tokens", "max_tokens"])
+def test_a_limit_on_demonstrations_is_checked_again_and_nothing_is_made_anew(folder, limit):
+    def limited(value, **settings):
+        parameters = copy.deepcopy(PARAMETERS) | settings
+        parameters["data"][limit] = value
+        return keys(folder, parameters)
+
+    assert changed(limited(8), limited(9)) == {"run", "sweep"}
+    assert changed(limited(8, tune=TUNED["tune"]), limited(9, tune=TUNED["tune"])) == {"run", "sweep"}
+
+
+def test_another_sample_is_collected(folder):
+    sampled = PARAMETERS | {"data": {"sample": 3}}
+    assert changed(keys(folder), keys(folder, sampled)) == set(STAGES) - {"baseline"}
+
+
 def test_a_domains_own_selection_counts(folder):
     parameters = copy.deepcopy(PARAMETERS)
     parameters["domains"]["medical"]["select"]["method"] = "reap"

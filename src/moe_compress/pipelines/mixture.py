@@ -13,7 +13,14 @@ from moe_compress.pipelines.data import check_request
 from moe_compress.pipelines.given import tell_no_background
 from moe_compress.pipelines.lineage import describe_run
 from moe_compress.pipelines.parameters import DomainParameters, SelectParameters
-from moe_compress.types import Budget, CheckpointReference, CompressionPlan, ExpertStatistics, digest_of
+from moe_compress.types import (
+    Budget,
+    CheckpointReference,
+    CompressionPlan,
+    Demonstrations,
+    ExpertStatistics,
+    digest_of,
+)
 
 
 def record_mixture(
@@ -22,19 +29,22 @@ def record_mixture(
     domains_folder: Path,
     select: SelectParameters,
     own: DomainParameters,
-    *statistics: ExpertStatistics,
+    *demonstrations: Demonstrations,
 ) -> dict[str, str]:
-    """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads."""
+    """Return what the run's outputs come from, as short texts, and tell MLflow which data it reads.
+
+    The demonstrations stand for those that were checked, also where their statistics were collected before.
+    """
     from moe_compress.registry.tracking import log_dataset_digest
 
-    digests = {each.domain: each.provenance["demonstrations_digest"] for each in statistics}
+    digests = {each.domain: each.digest for each in demonstrations}
     for domain, digest in digests.items():
         log_dataset_digest(f"{domain}.demonstrations", digest, str(domains_folder / domain), "calibration")
     chosen = own.selection(select)
     origin = {
         "domains": "+".join(sorted(own.targets)),
         "demonstrations_digest": digest_of(digests),
-        "num_demonstrations": str(sum(int(each.provenance["num_demonstrations"]) for each in statistics)),
+        "num_demonstrations": str(sum(len(each) for each in demonstrations)),
         **chosen.as_provenance(),
     }
     return describe_run(base_model, origin, run_keys, domains_folder, own)
@@ -71,11 +81,12 @@ def plan_mixture(
 
 
 def create_pipeline(domains: Sequence[str]) -> Pipeline:
-    """Return the stages data and select of a mixture: every domain's statistics -> layout, lineage, plan.
+    """Return the stages data and select of a mixture: every domain's own -> layout, lineage, plan.
 
-    The statistics of domain `x` come in as `statistics_of_x`.
+    The statistics of domain `x` come in as `statistics_of_x`, its demonstrations as `demonstrations_of_x`.
     """
     statistics = [f"statistics_of_{domain}" for domain in domains]
+    demonstrations = [f"demonstrations_of_{domain}" for domain in domains]
     return Pipeline(
         [
             Node(
@@ -86,7 +97,7 @@ def create_pipeline(domains: Sequence[str]) -> Pipeline:
             ),
             Node(
                 record_mixture,
-                ["base_model", "run_keys", "domains_folder", "params:select", "params:domain", *statistics],
+                ["base_model", "run_keys", "domains_folder", "params:select", "params:domain", *demonstrations],
                 "lineage",
                 name="record_lineage",
             ),

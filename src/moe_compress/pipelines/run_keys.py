@@ -21,6 +21,9 @@ from moe_compress.types import digest_of
 _SAME_SUMS = ("mode", "shard")
 """Settings of collecting that do not change what is collected."""
 
+_LIMITS = ("min_demonstrations", "min_tokens", "max_tokens")
+"""Settings of the demonstrations that only refuse: what passes is the same."""
+
 STAGES = (
     "collect",
     "select",
@@ -93,7 +96,7 @@ class _Chain:
                 [
                     self.base_digest,
                     file_digest(file),
-                    self.parameters["data"],
+                    self._sampling,
                     {key: value for key, value in self.parameters["collect"].items() if key not in _SAME_SUMS},
                     asked,
                     _reduction_of(self.parameters, name, asked),
@@ -125,7 +128,7 @@ class _Chain:
         text = file_digest(self.domains_folder / self.domain / "calibration.jsonl")
         evaluate = [self.parameters["evaluate"][name] for name in ("device", "dtype")]
         code = source("evaluation", "loading.py", "pipelines/refine.py")
-        return [self.collect, self.parameters["data"], text, evaluate, code, versions("torch", "transformers")]
+        return [self.collect, self._sampling, text, evaluate, code, versions("torch", "transformers")]
 
     @cached_property
     def rewrite(self) -> str:
@@ -140,7 +143,7 @@ class _Chain:
         texts = {name: file_digest(path) for name, path in self.demonstrations.items()}
         left_out = [self._benchmark_digests, self._benchmarks]
         code = source("tuning", "loading.py", "pipelines/tune.py")
-        return digest_of([self.rewrite, settings, [self.parameters["data"], texts], left_out, code])
+        return digest_of([self.rewrite, settings, [self._sampling, texts], left_out, code])
 
     @cached_property
     def compatibility(self) -> str:
@@ -176,12 +179,12 @@ class _Chain:
 
     @cached_property
     def run(self) -> str:
-        blocks = [self.parameters[block] for block in ("statistics_gates", "gates", "release")]
+        blocks = [self.parameters[block] for block in ("data", "statistics_gates", "gates", "release")]
         return digest_of([self.probes, *blocks, self._own, source("gates", "pipelines/measure.py")])
 
     @cached_property
     def sweep(self) -> str:
-        blocks = ("sweep", "select", "rewrite", "statistics_gates", "gates")
+        blocks = ("data", "sweep", "select", "rewrite", "statistics_gates", "gates")
         return digest_of(
             [
                 *[self.sweep_collect, self.baseline],
@@ -191,6 +194,11 @@ class _Chain:
                 source("pipelines/sweep.py", "pipelines/trials.py", "pipelines/measure.py"),
             ]
         )
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        """Which demonstrations are taken; what only refuses them is for the stages that release or choose."""
+        return {name: value for name, value in self.parameters["data"].items() if name not in _LIMITS}
 
     @property
     def _own(self) -> Mapping[str, Any]:
