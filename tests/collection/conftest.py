@@ -13,7 +13,7 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.expert_layers import find_layers
 from moe_compress.collection.progress import Progress
-from moe_compress.collection.resident import collect_resident
+from moe_compress.collection.resident import collect_resident, settle_weights
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import start_sums
@@ -62,7 +62,7 @@ def read_files(folder):
 
 def load_plain(family, folder, dtype, experts="grouped_mm"):
     auto = tiny_families.auto_class(family)
-    return auto.from_pretrained(folder, dtype=dtype, experts_implementation=experts).eval()
+    return settle_weights(auto.from_pretrained(folder, dtype=dtype, experts_implementation=experts).eval())
 
 
 def layout_of(model):

@@ -15,13 +15,28 @@ from moe_compress.collection.progress import Progress
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.loading import load_model
 
+_ALIGNMENT = 64
+"""Bytes; what torch allocates is aligned to them."""
+
 
 def load_resident(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the model of a local checkpoint, ready to run without gradients.
 
     It is loaded where it runs: host memory may be far smaller than a GPU's.
     """
-    return load_model(folder, dtype=dtype, device_map=str(device), local_files_only=True).eval()
+    return settle_weights(load_model(folder, dtype=dtype, device_map=str(device), local_files_only=True).eval())
+
+
+def settle_weights(model: Any) -> Any:
+    """Return the model with its weights as streaming holds them: without gradients and aligned in memory.
+
+    Both decide the last bits on a CPU. torch folds a batched product into one where a factor wants gradients, and
+    matrix libraries sum in another order where rows begin in the middle of a vector, as they do in a mapped file.
+    """
+    for weight in model.requires_grad_(False).parameters():
+        if weight.data_ptr() % _ALIGNMENT:
+            weight.data = weight.data.clone()
+    return model
 
 
 def collect_resident(
