@@ -19,6 +19,7 @@ from transformers import (
 
 from moe_compress.collection.batches import Batch
 from moe_compress.collection.observe import observe
+from moe_compress.collection.resident import load_resident
 from moe_compress.collection.sums import RoutingSums
 from moe_compress.errors import UnsupportedModelError
 from moe_compress.types import MoELayout
@@ -211,3 +212,13 @@ def test_a_dense_model_is_refused():
     model = Qwen3ForCausalLM(Qwen3Config(**dense, head_dim=8))
     with pytest.raises(UnsupportedModelError, match="no layer with routed experts"), observe(model, print):
         pass
+
+
+def test_weights_lie_where_streaming_would_put_them(tmp_path):
+    qwen3().save_pretrained(tmp_path)
+    stock = Qwen3MoeForCausalLM.from_pretrained(tmp_path)
+    assert any(weight.data_ptr() % 64 for weight in stock.parameters()), "the file has become aligned"
+    weights = dict(load_resident(tmp_path, torch.device("cpu"), torch.float32).named_parameters())
+    for name, expected in stock.named_parameters():
+        assert torch.equal(weights[name], expected)
+        assert weights[name].data_ptr() % 64 == 0 and not weights[name].requires_grad
