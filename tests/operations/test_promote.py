@@ -14,6 +14,7 @@ from moe_compress.checkpoint.checksums import write_checksums
 from moe_compress.checkpoint.digest import digest_file, join_digests
 from moe_compress.errors import RegistryError
 from moe_compress.operations.promote import promote_model
+from moe_compress.operations.verify import verify_version
 from moe_compress.registry.upload import upload_checkpoint
 from moe_compress.registry.versions import register_version, resolve
 
@@ -54,6 +55,8 @@ def test_files_in_a_store_are_fetched_or_given_as_a_copy(store, bucket, checkpoi
     whole = register_version(NAME, upload_checkpoint(folder, f"{bucket}/whole"), tags)
     assert promote_model(NAME, None, "ann", "reviewed")["moved"] is True
     assert f"fetching {whole.uri} (0.0 GB) from {bucket}/whole" in caplog.text
+    verified = verify_version(whole)
+    assert verified["intact"] and verified["folder"] == f"{bucket}/whole"
 
     copy = shutil.copytree(folder, tmp_path / "copy")
     flip_a_byte(folder / "model.safetensors")

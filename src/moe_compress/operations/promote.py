@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import getpass
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from moe_compress.errors import GateFailedError, RegistryError
-from moe_compress.operations.verify import fetched, verify_version
+from moe_compress.operations.verify import verify_version
 from moe_compress.registry import promotion
 from moe_compress.registry.promotion import CANDIDATE, CHAMPION, PREVIOUS, ROLLED_BACK
 from moe_compress.registry.versions import RegisteredVersion, find_version, list_aliases
@@ -48,8 +47,7 @@ def check_promotable(version: RegisteredVersion, is_named: bool, folder: Path | 
             f"{version.uri} was rolled back ({version.tags[ROLLED_BACK]}); say --version {version.version} to "
             "promote it all the same"
         )
-    with fetched(version) if folder is None else nullcontext(folder) as copy:
-        verified = verify_version(version, copy)
+    verified = verify_version(version, folder)
     if not verified["intact"]:
         name, problem = next(iter(verified["damaged"].items()))
         raise RegistryError(

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ def verify_version(version: RegisteredVersion, folder: Path | None = None) -> di
 
     Args:
         version: the version.
-        folder: a copy of its files; where it was registered if not given.
+        folder: a copy of its files; where it was registered if not given, fetched for as long as it takes from a
+            store.
 
     Raises:
-        RegistryError: if its files are not on this machine, or it was registered without checksums.
+        RegistryError: if its files are a folder's of another machine, the store does not give them, or it was
+            registered without checksums.
     """
     expected = version.tags.get("checksums_digest")
     if expected is None:
@@ -40,7 +42,20 @@ def verify_version(version: RegisteredVersion, folder: Path | None = None) -> di
             f"{version.uri} has no tag checksums_digest, so there is nothing to hold its files against; run its "
             "pipeline again to register it with checksums"
         )
-    folder = folder or version.folder
+    with nullcontext(folder) if folder else fetched(version) as copy:
+        num_files, damage = _find_damage(copy, expected, version.tags.get("candidate_weights_digest"))
+    is_fetched = version.is_stored and not folder
+    return {
+        "version": version.uri,
+        "folder": without_credentials(version.source) if is_fetched else str(copy),
+        "files": num_files,
+        "damaged": damage,
+        "intact": not damage,
+    }
+
+
+def _find_damage(folder: Path, expected: str, expected_weights: str | None) -> tuple[int, dict[str, str]]:
+    """Return the number of files that were held against their checksums, and what is wrong by file."""
     damage: dict[str, str] = {}
     files: dict[str, str] = {}
     try:
@@ -53,15 +68,9 @@ def verify_version(version: RegisteredVersion, folder: Path | None = None) -> di
     if problem := check_mlmodel(folder):
         damage[FILE_NAME] = problem
     weights = join_digests({name: digest for name, digest in files.items() if name.endswith(".safetensors")})
-    if files and CHECKSUMS not in damage and weights != version.tags.get("candidate_weights_digest"):
+    if files and CHECKSUMS not in damage and weights != expected_weights:
         damage[CHECKSUMS] = "it is not of the weights that the version's tags name"
-    return {
-        "version": version.uri,
-        "folder": str(folder),
-        "files": len(files) + 2,
-        "damaged": damage,
-        "intact": not damage,
-    }
+    return len(files) + 2, damage
 
 
 @contextmanager
