@@ -228,9 +228,8 @@ def _claim(point: Path) -> None:
         # Where another was faster, the lock alone is there, because locking made the folder anew.
         if _is_finished(point) or not _layers_of(point):
             claimed = point.rename(point.with_name(f".{point.name}.{uuid.uuid4().hex[:8]}{_CLAIMED}"))
-            shutil.rmtree(
-                claimed, ignore_errors=True
-            )  # with the lock held: who waits for it learns that it is gone
+            # With the lock held: who waits for it learns that it is gone.
+            shutil.rmtree(claimed, ignore_errors=True)
 
 
 def _layers_of(point: Path) -> list[Path]:

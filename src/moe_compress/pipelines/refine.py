@@ -43,14 +43,8 @@ def refine_plan(
     texts = [*demonstrations.texts, *(read_texts(file, None, chosen.seed) if file.is_file() else ())]
     stock = load_stock(base_model.path, evaluate.device, evaluate.dtype)
     texts = take_tokens(stock.tokenizer, texts, refine.tokens, chosen.seed)
-    made_from = [
-        plan.digest,
-        str(plan.scores),
-        base_model.identity,
-        texts,
-        chosen.seed,
-        source("evaluation", "loading.py"),
-    ]
+    code = source("evaluation", "loading.py")
+    made_from = [plan.digest, str(plan.scores), base_model.identity, texts, chosen.seed, code]
     key = digest_of([*made_from, str(stock.model.dtype), str(stock.model.device)])
     return refine_by_swaps(
         stock.model,
