@@ -10,7 +10,7 @@ import pytest
 
 from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
-from moe_compress.pipelines import digests, run_keys
+from moe_compress.pipelines import collect, digests, run_keys
 from moe_compress.pipelines.key_parts import key_parts
 from moe_compress.pipelines.request_checks import check_tuning
 from moe_compress.pipelines.run_keys import STAGES, evaluated_tasks, requests_of, stage_keys
@@ -175,7 +175,8 @@ def test_libraries_that_scores_depend_on_are_part_of_the_key(folder, monkeypatch
 
 def test_the_code_that_loads_models_is_part_of_the_key_of_what_is_computed_with_them(folder, monkeypatch):
     before, real = keys(folder), digests.source
-    monkeypatch.setattr(run_keys, "source", lambda *places: real(*set(places) - {"loading.py"}))
+    for module in (collect, run_keys):
+        monkeypatch.setattr(module, "source", lambda *places: real(*set(places) - {"loading.py"}))
     after = keys(folder)
     assert {stage for stage in ("collect", "baseline") if before[stage] != after[stage]} == {"collect", "baseline"}
 
