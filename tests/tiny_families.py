@@ -4,6 +4,8 @@ import torch
 from tests.tiny_configs import CAUSAL, FAMILIES, NUM_EXPERTS
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from moe_compress.collection.resident import settle_weights
+
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _RANDOM = ("bias", "biases", "sinks", "_scale")  # these start at zero or one, which would hide a wrong row
 
@@ -63,4 +65,4 @@ def load(family, folder):
     )
     problems = {key: value for key, value in info.items() if value}
     assert not problems, problems
-    return model.eval()
+    return settle_weights(model.eval())

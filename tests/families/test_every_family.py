@@ -17,13 +17,8 @@ from moe_compress.families.config_keys import COUNT_NAMES
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.types import ExpertGroup, pruning_groups
 
-# The softmax over all experts comes before the choice: one term fewer in its sum may round differently.
-SOFTMAX_FIRST = [
-    "dbrx", "deepseek_ocr2", "deepseek_v2", "ernie4_5_moe", "flex_olmo", "gemma4", "gemma4_text", "hunyuan_v1_moe",
-    "internvl", "jamba", "mellum", "minimax", "mistral3", "mistral4", "mistral_large4", "mixtral", "olmoe",
-    "phimoe", "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe_thinker",
-    "qwen3_vl_moe", "qwen4_exp", "qwen4_exp_text", "unlimited_ocr", "zaya",
-]  # fmt: skip
+# Scores of fewer experts may round otherwise: a softmax sums one term fewer, and vectors of sigmoids end elsewhere.
+ROUNDING = 1e-5
 
 
 @pytest.mark.parametrize("family", PASSING)
@@ -50,7 +45,7 @@ def test_pruned_files_are_the_model_pruned_in_memory(tiny, tokens, tmp_path, fam
     model = tiny(family)
     kept = keep_five(model)
     planned = prune(model.folder, tmp_path / "new", kept)
-    in_memory, loaded = (settle_weights(each) for each in (model.sliced(kept), load(family, tmp_path / "new")))
+    in_memory, loaded = settle_weights(model.sliced(kept)), load(family, tmp_path / "new")
     for name, tensor in in_memory.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
     assert torch.equal(loaded(tokens).logits, in_memory(tokens).logits)
@@ -67,10 +62,10 @@ def test_dropping_experts_never_chosen_changes_nothing(tiny, tokens, tmp_path, f
     model.save_pretrained(tmp_path / "old")
     prune(tmp_path / "old", tmp_path / "new", kept)
     expected, got = (load(family, tmp_path / folder)(few).logits for folder in ("old", "new"))
-    torch.testing.assert_close(got, expected, atol=1e-5 if family in SOFTMAX_FIRST else 0, rtol=0)
+    torch.testing.assert_close(got, expected, atol=ROUNDING, rtol=0)
     others = {layer: [*(set(range(NUM_EXPERTS)) - set(kept[layer])), *kept[layer][:2]] for layer in kept}
     without_the_chosen = replace(source, model=model).sliced(others)
-    assert not torch.allclose(without_the_chosen(few).logits, expected, atol=1e-4)
+    assert not torch.allclose(without_the_chosen(few).logits, expected, atol=10 * ROUNDING)
 
 
 def never_choose(source, model, dropped, tokens):
