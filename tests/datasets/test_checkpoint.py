@@ -17,7 +17,8 @@ from huggingface_hub.utils import filter_repo_objects
 from kedro.io import DatasetError
 
 from moe_compress.datasets import CheckpointDataset
-from moe_compress.datasets.checkpoint import UNWANTED, WANTED, put
+from moe_compress.datasets.checkpoint import UNWANTED, WANTED, put, refer_to
+from moe_compress.errors import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,6 +42,15 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert dataset(tmp_path).load().identity == first.identity
     write_checkpoint(tmp_path / "model", value=2.0)
     assert dataset(tmp_path).load().weights_digest != first.weights_digest
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "model-1.safetensors")
+    index = {"weight_map": {"weight": "model-1.safetensors", "other": "model-2.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model-2.safetensors is missing; fetch the checkpoint again"):
+        refer_to(tmp_path / "model", None)
 
 
 def test_a_given_folder_stands_for_whatever_else_is_configured(tmp_path):

@@ -49,25 +49,32 @@ def weight_file_digests(
         cache_dir: where digests of files are remembered, if anywhere.
         progress: told the bytes of each file that is done.
     """
-    names = list_weight_files(folder)
-    paths = [resolve_file(folder, name) for name in names]
-    digests = {}
+    paths, digests = weight_paths(folder), {}
     with ThreadPoolExecutor(_NUM_READERS, "digest") as readers:
         try:
-            tasks = [readers.submit(digest_file, path, cache_dir) for path in paths]
-            for name, path, task in zip(names, paths, tasks, strict=True):
+            tasks = {name: readers.submit(digest_file, path, cache_dir) for name, path in paths.items()}
+            for name, task in tasks.items():
                 digests[name] = task.result()
                 if progress:
-                    progress(path.stat().st_size)
+                    progress(paths[name].stat().st_size)
         finally:
             readers.shutdown(cancel_futures=True)
     return digests
 
 
+def weight_paths(folder: Path) -> dict[str, Path]:
+    """Return name -> path of a checkpoint's safetensors files.
+
+    Raises:
+        CheckpointError: if one is missing, or a link leads elsewhere.
+    """
+    return {name: resolve_file(folder, name) for name in list_weight_files(folder)}
+
+
 def unread_bytes(folder: Path, cache_dir: Path) -> int:
     """Return the bytes of a checkpoint's weight files whose digests are not remembered."""
-    paths = [resolve_file(folder, name) for name in list_weight_files(folder)]
-    return sum(path.stat().st_size for path in paths if _remembered(_entry(cache_dir, path, path.stat())) is None)
+    found = ((path, path.stat()) for path in weight_paths(folder).values())
+    return sum(status.st_size for path, status in found if _remembered(_entry(cache_dir, path, status)) is None)
 
 
 def settings_file_digests(folder: Path) -> dict[str, str]:

@@ -17,8 +17,9 @@ from moe_compress.checkpoint.digest import (
     settings_file_digests,
     unread_bytes,
     weight_file_digests,
+    weight_paths,
 )
-from moe_compress.checkpoint.index import list_strays, list_weight_files, read_index
+from moe_compress.checkpoint.index import list_strays, read_index
 from moe_compress.checkpoint.jobs import CheckpointRewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.datasets.keyed import KeyedDataset
@@ -224,8 +225,12 @@ def fetch_snapshot(hub_id: str, revision: str | None) -> Path:
 
 
 def refer_to(folder: Path, digests: Path | None) -> CheckpointReference:
-    """Return a reference to a checkpoint folder, reading each weight file once unless its digest is known."""
-    total = sum((folder / name).stat().st_size for name in list_weight_files(folder))
+    """Return a reference to a checkpoint folder, reading each weight file once unless its digest is known.
+
+    Raises:
+        CheckpointError: if a file is missing, or changes while it is read.
+    """
+    total = sum(path.stat().st_size for path in weight_paths(folder).values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="digest", delay=_PATIENCE) as bar:
         weights = weight_file_digests(folder, digests, bar.update)
     settings = settings_file_digests(folder)
