@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -34,8 +33,7 @@ class Operator:
 
 
 @pytest.fixture
-def operator(project, empty_database):  # noqa: F811
-    shutil.copyfile(empty_database, project.folder / "mlflow.db")
+def operator(project):  # noqa: F811
     return Operator(project)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from kedro.framework.startup import bootstrap_project
+from tests.registry.conftest import empty_database  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, PreTrainedTokenizerFast
 
@@ -157,8 +158,10 @@ def copy_project(inputs, folder):
     (folder / "conf" / "local" / "globals.yml").write_text(
         "base_model: data/01_raw/model\ndomains_folder: data/01_raw/domains\n"
     )
-    # Timing starts two processes; tests that look at speeds ask for it.
-    (folder / "conf" / "local" / "parameters_evaluate.yml").write_text("evaluate: {batch_sizes: []}\n")
+    # Timing starts two processes, and texts are written token by token; tests that look at these ask for more.
+    (folder / "conf" / "local" / "parameters_evaluate.yml").write_text(
+        "evaluate: {batch_sizes: [], max_new_tokens: 16}\n"
+    )
     # A random model knows nothing, so what it keeps of that says nothing either.
     (folder / "conf" / "local" / "parameters_gates.yml").write_text(
         "gates:\n"
@@ -168,8 +171,9 @@ def copy_project(inputs, folder):
 
 
 @pytest.fixture
-def project(tmp_path, inputs, monkeypatch):
+def project(tmp_path, inputs, empty_database, monkeypatch):  # noqa: F811
     copy_project(inputs, tmp_path)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     bootstrap_project(tmp_path)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -290,6 +291,7 @@ def _attention_flops(streamed: StreamedModel, batch: Batch) -> int:
     return 2 * rows * length**2 * heads * (key + value) * streamed.num_layers
 
 
+@cache
 def _measure_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Return floating-point operations per second of a layer's work in small, from a tenth of a second.
 

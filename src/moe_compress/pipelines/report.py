@@ -37,6 +37,7 @@ from moe_compress.types import (
 
 if TYPE_CHECKING:
     from moe_compress.evaluation.tasks import BenchmarkItem
+    from moe_compress.reporting.report import Drawing
 
 STAGES = ("data", "collect", "select", "rewrite", "tune", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks a report shows."""
@@ -68,9 +69,10 @@ def draft_report(
     reporting_folder: Path,
     parameters: Mapping[str, Any],
     own: DomainParameters,
-) -> CompressionReport:
-    """Return the run's results, and write and log them, whatever the gates say."""
+) -> tuple[CompressionReport, Mapping[str, Drawing]]:
+    """Return the run's results and their drawings, and write and log them, whatever the gates say."""
     from moe_compress.reporting.figures import save_figures
+    from moe_compress.reporting.report import draw
 
     report = CompressionReport(
         domain=own.name,
@@ -102,8 +104,9 @@ def draft_report(
     )
     folder = report_folder(reporting_folder, report)
     save_figures(report, folder)
-    publish(report, folder)
-    return report
+    drawings = draw(report)
+    publish(report, drawings, folder)
+    return report, drawings
 
 
 def find_sweep(chosen: SelectParameters, domain: str) -> SweepResult | None:
@@ -171,14 +174,14 @@ def describe_flip(
     return FlippedItem(before.task, question, choices, int(before.answer), int(before.chosen), int(after.chosen))
 
 
-def publish(report: CompressionReport, folder: Path) -> Path:
+def publish(report: CompressionReport, drawings: Mapping[str, Drawing], folder: Path) -> Path:
     """Write the page of a report, log it and what lies beside it to MLflow, and return the page."""
     from moe_compress.plans.document import write_document
     from moe_compress.registry.tracking import log_run
     from moe_compress.reporting.report import write_html
 
     page = folder / "report.html"
-    write_html(report, page)
+    write_html(report, page, drawings)
     write_atomically(folder / "plan.json", write_document(report.plan).encode())
     passed = str(report.gate_report.passed).lower()
     log_run(
@@ -254,6 +257,7 @@ def release_candidate(
 
 def finish_report(
     report: CompressionReport,
+    drawings: Mapping[str, Drawing],
     registered: Sequence[RegisteredVersion],
     reporting_folder: Path,
     parameters: ReleaseParameters,
@@ -270,7 +274,7 @@ def finish_report(
     for version in registered:
         said, uri = f"{version.name} version {version.version} (alias {parameters.alias})", version.uri
     finished = replace(report, registered=said, model_uri=uri)
-    page = publish(finished, report_folder(reporting_folder, finished))
+    page = publish(finished, drawings, report_folder(reporting_folder, finished))
     for version in registered:
         finish_or_keep(version, parameters.alias)
     print_report(finished)
@@ -305,7 +309,7 @@ def create_pipeline() -> Pipeline:
                     "parameters",
                     "params:domain",
                 ],
-                "report",
+                ["report", "drawings"],
                 name="draft_report",
             ),
             Node(
@@ -324,7 +328,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 finish_report,
-                ["report", "registered", "reporting_folder", "params:release", "params:domain"],
+                ["report", "drawings", "registered", "reporting_folder", "params:release", "params:domain"],
                 None,
                 name="finish_report",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,13 @@ class Drawing:
     means: str
 
 
-def write_html(report: CompressionReport, path: Path) -> Path:
+def write_html(report: CompressionReport, path: Path, drawings: Mapping[str, Drawing] | None = None) -> Path:
     """Write the page, whole or not at all; opening it loads nothing from anywhere.
+
+    Args:
+        report: the results.
+        path: the file.
+        drawings: what `draw` returned of the same results; drawn now if not given.
 
     Returns:
         The file written.
@@ -42,7 +48,7 @@ def write_html(report: CompressionReport, path: Path) -> Path:
         "report.html.j2",
         report=report,
         css=style_sheet(),
-        drawings=_draw(report),
+        drawings=draw(report) if drawings is None else drawings,
         parameters=wording.flatten(report.parameters),
         flips=report.flips[:_MAX_FLIPS],
         writing=compare_writing(report.baseline, report.candidate),
@@ -59,7 +65,8 @@ def write_html(report: CompressionReport, path: Path) -> Path:
     return path
 
 
-def _draw(report: CompressionReport) -> dict[str, Drawing]:
+def draw(report: CompressionReport) -> dict[str, Drawing]:
+    """Return name -> drawing of all figures a report has something for; they take most of a page's time."""
     return {
         each.name: Drawing(
             # matplotlib escapes the text it writes into SVG.
