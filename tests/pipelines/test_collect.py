@@ -96,6 +96,7 @@ def test_two_domains_are_not_compressed_in_one_run(project):
 
 def test_ranks_but_the_first_do_not_track(project, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    (project.folder / "mlflow.db").unlink()
     succeed(project.run("--pipelines=collect_code"))
     assert project.find("04_feature/statistics/code/*/statistics.safetensors")
     assert not (project.folder / "mlflow.db").exists()
