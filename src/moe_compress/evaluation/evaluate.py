@@ -70,18 +70,12 @@ def evaluate_checkpoint(
     stock = load_stock(folder, device, dtype)
     check_weights(stock.model, model)
     items, digests = served or _ask(open_transformers(stock, batch_size), tasks, public)
+    limits = {"prompts": prompts, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     return EvaluationResult(
         model=model,
         items=items,
         perplexities=measure_perplexities(stock.model, stock.tokenizer, heldout),
-        written=write_freely(
-            stock.model,
-            stock.tokenizer,
-            tasks,
-            prompts=prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        ),
+        written=write_freely(stock.model, stock.tokenizer, tasks, **limits),
         num_parameters=size.num_parameters,
         num_bytes=size.num_bytes,
         provenance={

@@ -23,16 +23,9 @@ from moe_compress.types import (
     Agreement,
     CheckpointReference,
     CompressionPlan,
-    EngineVerdict,
     EvaluationResult,
-    GateReport,
     ItemResult,
-    Measurements,
-    PlanBackground,
-    ProbeResult,
     SweepResult,
-    TaskComparison,
-    Throughput,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +34,24 @@ if TYPE_CHECKING:
 
 STAGES = ("data", "collect", "select", "rewrite", "tune", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks a report shows."""
+
+GIVEN = (
+    "plan",
+    "baseline",
+    "candidate",
+    "gate_docs",
+    "agreement",
+    "tuned",
+    "lineage",
+    "domains_folder",
+    "newest_plans",
+    "reporting_folder",
+    "parameters",
+)
+"""What a report is drafted from, by the name that catalog and function share."""
+
+FOUND = ("comparisons", "gate_report", "measured", "probes", "speeds", "background", "compatibility")
+"""Results of earlier stages that a report holds as they are, by the name that catalog and report share."""
 
 SHOWN = 300
 """Last characters that a report shows of a written answer."""
@@ -52,25 +63,22 @@ def draft_report(
     plan: CompressionPlan,
     baseline: EvaluationResult,
     candidate: EvaluationResult,
-    comparisons: Mapping[str, TaskComparison],
-    measured: Measurements,
-    probes: ProbeResult,
-    speeds: tuple[Throughput, Throughput],
-    gate_report: GateReport,
     gate_docs: Path,
     agreement: Sequence[Agreement],
-    background: PlanBackground,
     tuned: Sequence[TuningReport],
     checkpoint: CheckpointReference,
-    compatibility: tuple[EngineVerdict, ...],
     lineage: Mapping[str, str],
     domains_folder: Path,
     newest_plans: Mapping[str, CompressionPlan],
     reporting_folder: Path,
     parameters: Mapping[str, Any],
     own: DomainParameters,
+    **found: Any,
 ) -> tuple[CompressionReport, Mapping[str, Drawing]]:
-    """Return the run's results and their drawings, and write and log them, whatever the gates say."""
+    """Return the run's results and their drawings, and write and log them, whatever the gates say.
+
+    What `FOUND` names goes into the report as it is.
+    """
     from moe_compress.reporting.figures import save_figures
     from moe_compress.reporting.report import draw
 
@@ -79,34 +87,38 @@ def draft_report(
         plan=plan,
         baseline=baseline,
         candidate=candidate,
-        comparisons=comparisons,
-        gate_report=gate_report,
-        measured=measured,
-        probes=probes,
-        speeds=speeds,
         parameters={name: plain(parameters[name]) for name in STAGES},
-        provenance={
-            **lineage,
-            **(tuned[0].lineage if tuned else {}),
-            "plan_digest": plan.digest,
-            "candidate_weights_digest": checkpoint.weights_digest,
-        },
+        provenance=join_lineage(lineage, plan, checkpoint, tuned),
         checkpoint=os.path.relpath(checkpoint.path),
         data_docs=os.path.relpath(gate_docs),
         other_plans=comparable_plans(plan, newest_plans, own.name),
         agreement=next(iter(agreement), None),
-        background=background,
         targets=own.targets,
         flips=find_flips(baseline, candidate, domains_folder, own.targets),
-        compatibility=compatibility,
         sweep=find_sweep(own.selection(parameters["select"]), own.name),
         tuning=next(iter(tuned), None),
+        **found,
     )
     folder = report_folder(reporting_folder, report)
     save_figures(report, folder)
     drawings = draw(report)
     publish(report, drawings, folder)
     return report, drawings
+
+
+def join_lineage(
+    lineage: Mapping[str, str],
+    plan: CompressionPlan,
+    checkpoint: CheckpointReference,
+    tuned: Sequence[TuningReport],
+) -> dict[str, str]:
+    """Return where a checkpoint came from: its run's lineage, its tuning's, and what was planned and written."""
+    return {
+        **lineage,
+        **(tuned[0].lineage if tuned else {}),
+        "plan_digest": plan.digest,
+        "candidate_weights_digest": checkpoint.weights_digest,
+    }
 
 
 def find_sweep(chosen: SelectParameters, domain: str) -> SweepResult | None:
@@ -287,28 +299,8 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 draft_report,
-                [
-                    "plan",
-                    "baseline",
-                    "candidate",
-                    "comparisons",
-                    "measured",
-                    "probes",
-                    "speeds",
-                    "gate_report",
-                    "gate_docs",
-                    "agreement",
-                    "background",
-                    "tuned",
-                    "candidate_checkpoint",
-                    "compatibility",
-                    "lineage",
-                    "domains_folder",
-                    "newest_plans",
-                    "reporting_folder",
-                    "parameters",
-                    "params:domain",
-                ],
+                {name: name for name in (*GIVEN, *FOUND)}
+                | {"checkpoint": "candidate_checkpoint", "own": "params:domain"},
                 ["report", "drawings"],
                 name="draft_report",
             ),
