@@ -127,11 +127,12 @@ class DenseSample:
         forward, inputs_ND, arrived_N = self._forwards.pop(row), self._inputs.pop(row), self._arrived.pop(row)
         tokens_E = arrived_N.sum().double().expand(num_experts).clone()
         embedding_ED = torch.zeros(num_experts, inputs_ND.shape[1], dtype=torch.float64, device=inputs_ND.device)
-        if arrived_N.any():  # a process may have no token of the sample
+        arrived_S = arrived_N.nonzero()[:, 0]  # found once: a mask would make a GPU wait at every expert
+        if len(arrived_S):  # a process may have no token of the sample
             for expert in range(num_experts):
                 # Tokens of other ranks stay in as zeros: a product of another shape would round these otherwise.
                 outputs_ND = run_expert(forward, expert, inputs_ND)
-                embedding_ED[expert] = outputs_ND[arrived_N].sum(dim=0, dtype=torch.float64)
+                embedding_ED[expert] = outputs_ND[arrived_S].sum(dim=0, dtype=torch.float64)
         return {"embedding": embedding_ED, "embedding_tokens": tokens_E}
 
 

@@ -54,24 +54,32 @@ class RangeReader:
     def __getitem__(self, name: str) -> TensorInfo:
         return self._tensors[name]
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return a tensor's dtype on disk.
+
+        Raises:
+            CheckpointError: if it is none of torch's.
+        """
+        dtype = self._tensors[name].dtype
+        if dtype not in TORCH_DTYPES:
+            raise CheckpointError(
+                f"tensor '{name}' has dtype {dtype}, which cannot be computed with; convert the checkpoint"
+            )
+        return TORCH_DTYPES[dtype]
+
     def read(self, name: str, index: int | None = None) -> torch.Tensor:
         """Return a tensor in host memory as it is on disk, or one entry along its first axis.
 
         Raises:
             CheckpointError: if its dtype is none of torch's, or its shard vanished or changed.
         """
-        info = self._tensors[name]
-        if info.dtype not in TORCH_DTYPES:
-            raise CheckpointError(
-                f"tensor '{name}' has dtype {info.dtype}, which cannot be computed with; convert the checkpoint"
-            )
-        shape = info.shape if index is None else info.shape[1:]
-        value = torch.empty(shape, dtype=TORCH_DTYPES[info.dtype])
+        shape = self._tensors[name].shape
+        value = torch.empty(shape if index is None else shape[1:], dtype=self.dtype_of(name))
         self.read_into(name, value, index or 0)
         return value
 
-    def read_into(self, name: str, place: torch.Tensor, index: int = 0) -> None:
-        """Read bytes into contiguous host memory of the tensor's dtype: the whole tensor, or entry `index` of it.
+    def read_into(self, name: str, place: torch.Tensor, first: int = 0) -> None:
+        """Read bytes into contiguous host memory of the tensor's dtype: all, or entries from `first` on.
 
         Raises:
             CheckpointError: if its shard vanished or changed since the start.
@@ -83,7 +91,7 @@ class RangeReader:
         done = 0
         try:
             stream = self._open(info.file)
-            stream.seek(info.start + index * len(view))
+            stream.seek(info.start + (first * info.num_bytes // info.shape[0] if first else 0))
             while done < len(view) and (count := stream.readinto(view[done:])):
                 done += count
         except OSError as error:

@@ -11,6 +11,7 @@ import torch
 
 from moe_compress.collection.dequantise import dequantise
 from moe_compress.collection.ranges import TORCH_DTYPES, RangeReader
+from moe_compress.collection.staging import Staging
 from moe_compress.errors import CheckpointError
 from moe_compress.families.conversion import Assembly, Slot, dtypes_in_memory, list_assemblies
 from moe_compress.types import Encoding
@@ -38,6 +39,7 @@ class WeightLoader:
         device: torch.device,
     ) -> None:
         self.model, self.reader, self.device = model, reader, device
+        self._staging = Staging(reader, device)
         self._plain_shapes, self._encodings = shapes, encodings
         self._assemblies = list_assemblies(model, shapes)
         self._dtypes = dtypes_in_memory(model, dtype)
@@ -123,11 +125,9 @@ class WeightLoader:
         is_as_stored = TORCH_DTYPES.get(self.reader[name].dtype) == place.dtype
         if place.device.type == "cpu" and is_as_stored and place.is_contiguous():
             self.reader.read_into(name, place)
-        elif place.dim() > 2:  # fused experts: never a second copy of all of them
-            for index, part in enumerate(place):
-                part.copy_(self.reader.read(name, index).to(self.device))
         else:
-            place.copy_(self.reader.read(name).to(self.device))
+            for entries, values in self._staging.pieces(name):
+                place[entries].copy_(values.to(self.device))
 
     def _decode_into(self, encoding: Encoding, place: torch.Tensor) -> None:
         """Write a de-quantised weight into its place, fused experts one at a time."""
@@ -138,7 +138,7 @@ class WeightLoader:
             place.copy_(self._decode(encoding, place.dtype))
 
     def _decode(self, encoding: Encoding, dtype: torch.dtype, index: int | None = None) -> torch.Tensor:
-        codes = self.reader.read(encoding.codes, index).to(self.device)
+        codes = self._staging.read(encoding.codes, index).to(self.device)
         is_shared = self.reader[encoding.scales].shape[:1] != self.reader[encoding.codes].shape[:1]
         scales = self.reader.read(encoding.scales, None if is_shared else index).to(self.device)
         return dequantise(encoding, codes, scales, dtype)
