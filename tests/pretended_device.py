@@ -16,6 +16,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 import moe_compress
 
 _setup_privateuseone_for_python_backend()
+# A tensor that is made of another has no count of changes to watch, which torch's inference mode insists on.
+torch.inference_mode = torch.no_grad
 _WATCHED = str(Path(moe_compress.__file__).parent)
 DEVICE = torch.device("privateuseone:0")
 _OPERATORS = torch.library.Library("aten", "IMPL")
@@ -87,6 +89,21 @@ def _count_wait():
         frame = frame.f_back
     if frame is not None:
         waits[f"{Path(frame.f_code.co_filename).relative_to(_WATCHED)}:{frame.f_lineno}"] += 1
+
+
+def send(model):
+    """Bring a model's weights and buffers to the device."""
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = _send(tensor)
+    return model
+
+
+def _send(tensor):
+    sent = tensor.detach().to(DEVICE)
+    return torch.nn.Parameter(sent, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else sent
 
 
 def _empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):

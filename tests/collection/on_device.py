@@ -18,24 +18,7 @@ from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import StreamedModel, collect_streamed
 from moe_compress.types import Encoding
 
-# A tensor that is made of another has no count of changes to watch, which torch's inference mode insists on.
-torch.inference_mode = torch.no_grad
 staging._PIECE = 1000  # bytes, so that these small tensors too come in several pieces
-
-
-def send(model):
-    """Bring a model's weights and buffers to the device."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = _send(tensor)
-    return model
-
-
-def _send(tensor):
-    sent = tensor.detach().to(pretended_device.DEVICE)
-    return torch.nn.Parameter(sent, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else sent
 
 
 def compare(family, folder):
@@ -45,7 +28,7 @@ def compare(family, folder):
     layout = layout_of(model)
     expected = {name: sums.take() for name, sums in run_resident(model, layout, domains).items()}
 
-    send(model)
+    pretended_device.send(model)
     pretended_device.waits.clear()
     resident = run_resident(model, layout, domains)
     waits = dict(pretended_device.waits)

@@ -1,6 +1,7 @@
 """A tiny random model of each family, a tokenizer that splits words, and a few questions."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -49,26 +50,20 @@ COUNT_KEY = {"mixtral": "num_local_experts", "gpt_oss": "num_local_experts"} | d
 )
 
 
-@pytest.fixture(scope="session")
-def make_model(tokenizer):
-    """Return a function that builds a family's model with random weights and correction biases."""
-
-    def make(family="qwen3_moe", num_experts=8, seed=0, **overrides):
-        torch.manual_seed(seed)
-        settings = COMMON | FAMILIES[family] | {COUNT_KEY.get(family, "num_experts"): num_experts}
-        config = CONFIG_MAPPING[family](**(settings | {"vocab_size": len(tokenizer)} | overrides))
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.normal_(std=0.2)
-        return model
-
-    return make
+def build_model(tokenizer, family="qwen3_moe", num_experts=8, seed=0, **overrides):
+    """Build a family's model with random weights and correction biases."""
+    torch.manual_seed(seed)
+    settings = COMMON | FAMILIES[family] | {COUNT_KEY.get(family, "num_experts"): num_experts}
+    config = CONFIG_MAPPING[family](**(settings | {"vocab_size": len(tokenizer)} | overrides))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(std=0.2)
+    return model
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    """A byte-level tokenizer whose words are mostly two or three tokens."""
+def train_tokenizer():
+    """Return a byte-level tokenizer whose words are mostly two or three tokens."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = [f"Question: {question}\nAnswer: {' '.join(choices)}" for question, choices, _ in QUESTIONS]
@@ -80,6 +75,18 @@ def tokenizer():
     )
     words.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>")
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer):
+    """Return `build_model` with the tokenizer given."""
+    return partial(build_model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tokenizer of all these tests."""
+    return train_tokenizer()
 
 
 @pytest.fixture(scope="session")
