@@ -42,6 +42,11 @@ class Remote(torch.Tensor):
         tensor.held = held
         return tensor
 
+    def tolist(self):
+        """Wait for the values."""
+        _count_wait()
+        return self.held.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), func._schema.name

@@ -11,11 +11,14 @@ import torch
 from tests import pretended_device, tiny_families
 from tests.collection.conftest import layout_of, load_plain, make_domains, make_sums, read_files, run_resident
 
+from moe_compress import methods
 from moe_compress.collection import staging
 from moe_compress.collection.dequantise import dequantise
 from moe_compress.collection.progress import Progress
+from moe_compress.collection.resident import collect_resident
 from moe_compress.collection.resume import ResumePoint
 from moe_compress.collection.streamed import StreamedModel, collect_streamed
+from moe_compress.collection.sums import start_sums
 from moe_compress.types import Encoding
 
 staging._PIECE = 1000  # bytes, so that these small tensors too come in several pieces
@@ -50,6 +53,23 @@ def _is_same(expected, found, key):
     return torch.equal(expected[key], found.state()[key].cpu())
 
 
+def compare_elimination(family):
+    """Return what of the sums that take a layer's experts apart differs from the host's."""
+    model, domains = tiny_families.build(family, experts_implementation="grouped_mm"), make_domains()
+    layout, reduction = layout_of(model), methods.reduction("reconstruct", 0)
+
+    def collect():
+        asked = ("elimination", "weight_gram")
+        sums = {name: start_sums(layout, own, asked, 20, reduction) for name, own in domains.items()}
+        collect_resident(model, domains, sums, Progress(1, 1))
+        return sums
+
+    expected = {name: sums.take() for name, sums in collect().items()}
+    pretended_device.send(model)
+    found = collect()
+    return [f"{name}/{key}" for name, own in expected.items() for key in own if not _is_same(own, found[name], key)]
+
+
 def compare_decoding():
     """Return the kinds of quantised weights that the device decodes otherwise than the host."""
     draw = torch.Generator().manual_seed(0)
@@ -66,7 +86,8 @@ def compare_decoding():
 
 
 def main():
-    """Print one line of JSON for each family named, and one of the decoding."""
+    """Print one line of JSON for each family named, one of eliminating experts, and one of decoding weights."""
+    print(json.dumps({"family": "elimination", "different": compare_elimination("deepseek_v3")}))
     print(json.dumps({"family": "decoding", "different": compare_decoding()}))
     for family in sys.argv[1:]:
         with TemporaryDirectory() as folder:

@@ -34,8 +34,9 @@ def test_gives_what_the_host_gives(found, family):
     assert found[family]["different"] == {"resident": [], "streamed": []}
 
 
-def test_decodes_what_the_host_decodes(found):
-    assert found["decoding"]["different"] == []
+@pytest.mark.parametrize("what", ["decoding", "elimination"])
+def test_does_what_the_host_does(found, what):
+    assert found[what]["different"] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
