@@ -122,6 +122,8 @@ def check_pipelines(names: list[str]) -> None:
 
     from kedro.framework.project import pipelines
 
+    # A run sets the same names, and Kedro builds all pipelines again where they are others than before.
+    pipelines.set_requested(names)
     for name in names:
         if name not in pipelines:
             known = sorted(set(pipelines) - {"__default__"})

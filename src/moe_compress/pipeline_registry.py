@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import yaml
 from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
-from omegaconf import OmegaConf
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -38,14 +39,19 @@ def configured_domains() -> dict[str, tuple[str, ...]]:
     """
     root = find_kedro_project(Path.cwd()) or Path.cwd()
     files = sorted((root / "conf").glob("*/parameters*.yml"), key=lambda path: (_rank(path.parent.name), path))
-    blocks = (OmegaConf.to_container(OmegaConf.load(path)) for path in files)
     parts: dict[str, tuple[str, ...]] = {}
-    for block in blocks:
+    for block in map(_read, files):
         domains = block.get("domains") if isinstance(block, dict) else None
         for name, domain in (domains or {}).items():
             said = (domain or {}).get("of")
             parts[str(name)] = parts.get(str(name), ()) if said is None else tuple(map(str, said))
     return dict(sorted(parts.items()))
+
+
+def _read(path: Path) -> Any:
+    """Return a file's content as it stands: names refer to nothing, and OmegaConf takes a second to look."""
+    with path.open(encoding="utf-8") as file:
+        return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _rank(environment: str) -> int:

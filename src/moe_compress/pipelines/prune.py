@@ -42,7 +42,7 @@ def create_pipeline(domain: str) -> Pipeline:
     """
     stages = (data, collect, select, refine, rewrite, tune, evaluate, probe, gate, report)
     gated = gate.create_statistics_pipeline()
-    return in_namespace(sum((stage.create_pipeline() for stage in stages), gated), domain)
+    return in_namespace(Pipeline([gated, *(stage.create_pipeline() for stage in stages)]), domain)
 
 
 def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
@@ -68,7 +68,7 @@ def create_mixture_pipeline(name: str, domains: Sequence[str]) -> Pipeline:
 def create_given_pipeline(domain: str) -> Pipeline:
     """Return what carries out a plan that is given (`select.from`): the whole job without collecting."""
     stages = (given, refine, rewrite, tune, evaluate, probe, gate, report)
-    return in_namespace(sum((stage.create_pipeline() for stage in stages), Pipeline([])), domain)
+    return in_namespace(Pipeline(stage.create_pipeline() for stage in stages), domain)
 
 
 def create_sweep_pipeline(domain: str) -> Pipeline:
