@@ -79,7 +79,7 @@ def draft_report(
 
     What `FOUND` names goes into the report as it is.
     """
-    from moe_compress.reporting.figures import save_figures
+    from moe_compress.reporting.figures import illustrate, save_figures
     from moe_compress.reporting.report import draw
 
     report = CompressionReport(
@@ -100,8 +100,9 @@ def draft_report(
         **found,
     )
     folder = report_folder(reporting_folder, report)
-    save_figures(report, folder)
-    drawings = draw(report)
+    figures = illustrate(report)
+    save_figures(figures, folder)
+    drawings = draw(figures)
     publish(report, drawings, folder)
     return report, drawings
 

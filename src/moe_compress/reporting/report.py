@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from moe_compress.atomic import write_atomically
 from moe_compress.reporting import style, usage, wording
 from moe_compress.reporting.content import CompressionReport
 from moe_compress.reporting.figures import illustrate
-from moe_compress.reporting.figures.drawing import as_svg
+from moe_compress.reporting.figures.drawing import Illustration, as_svg
 from moe_compress.reporting.sweep import describe_check, describe_fate
 from moe_compress.reporting.templating import fill_template, style_sheet
 from moe_compress.reporting.writing import compare_writing, new_loops
@@ -39,7 +39,7 @@ def write_html(report: CompressionReport, path: Path, drawings: Mapping[str, Dra
     Args:
         report: the results.
         path: the file.
-        drawings: what `draw` returned of the same results; drawn now if not given.
+        drawings: what `draw` returned of the same results' figures; drawn now if not given.
 
     Returns:
         The file written.
@@ -48,7 +48,7 @@ def write_html(report: CompressionReport, path: Path, drawings: Mapping[str, Dra
         "report.html.j2",
         report=report,
         css=style_sheet(),
-        drawings=draw(report) if drawings is None else drawings,
+        drawings=draw(illustrate(report)) if drawings is None else drawings,
         parameters=wording.flatten(report.parameters),
         flips=report.flips[:_MAX_FLIPS],
         writing=compare_writing(report.baseline, report.candidate),
@@ -65,18 +65,18 @@ def write_html(report: CompressionReport, path: Path, drawings: Mapping[str, Dra
     return path
 
 
-def draw(report: CompressionReport) -> dict[str, Drawing]:
-    """Return name -> drawing of all figures a report has something for; they take most of a page's time."""
+def draw(figures: Iterable[Illustration]) -> dict[str, Drawing]:
+    """Return name -> drawing of a report's figures; they take most of a page's time."""
     return {
         each.name: Drawing(
             # matplotlib escapes the text it writes into SVG.
-            Markup(as_svg(each.draw(style.WIDE), f"{each.name}-wide")),
+            Markup(as_svg(each.wide, f"{each.name}-wide")),
             Markup(as_svg(each.draw(style.NARROW), f"{each.name}-narrow")),
             each.alt,
             each.shows,
             each.means,
         )
-        for each in illustrate(report)
+        for each in figures
     }
 
 

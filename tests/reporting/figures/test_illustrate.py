@@ -45,7 +45,7 @@ def check_png(content: bytes) -> None:
 
 
 def test_save_figures_writes_png_and_nothing_else(report: CompressionReport, tmp_path: Path) -> None:
-    paths = save_figures(report, tmp_path / "new")
+    paths = save_figures(illustrate(report), tmp_path / "new")
     assert [path.stem for path in paths] == NAMES
     assert sorted(paths) == sorted((tmp_path / "new").iterdir())
     for path in paths:
@@ -61,7 +61,7 @@ def test_a_bare_report_has_the_one_figure_it_can(report: CompressionReport, tmp_
         background=PlanBackground(),
         other_plans={},
     )
-    assert [path.name for path in save_figures(bare, tmp_path)] == ["kept_experts.png"]
+    assert [path.name for path in save_figures(illustrate(bare), tmp_path)] == ["kept_experts.png"]
 
 
 def test_every_figure_has_its_words_and_is_one_whole_svg(report: CompressionReport) -> None:

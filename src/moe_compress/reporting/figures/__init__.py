@@ -6,6 +6,7 @@ more figure is one more file, its name below, and a place in `templates/sections
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from moe_compress.atomic import write_atomically
@@ -23,7 +24,6 @@ from moe_compress.reporting.figures import (
     trees,
 )
 from moe_compress.reporting.figures.drawing import Illustration, as_png
-from moe_compress.reporting.style import WIDE
 
 _FILES = (quality, sweep, kept, scores, budgets, similarity, trees, demonstrations, domains, overlap)
 
@@ -33,13 +33,13 @@ def illustrate(report: CompressionReport) -> tuple[Illustration, ...]:
     return tuple(figure for file in _FILES for figure in file.illustrate(report))
 
 
-def save_figures(report: CompressionReport, folder: Path) -> list[Path]:
-    """Write the report's figures as PNG, each whole or not at all.
+def save_figures(figures: Iterable[Illustration], folder: Path) -> list[Path]:
+    """Write figures as PNG, each whole or not at all.
 
     Returns:
         The files written.
     """
-    drawn = {Path(folder) / f"{figure.name}.png": figure for figure in illustrate(report)}
-    for path, figure in drawn.items():
-        write_atomically(path, as_png(figure.draw(WIDE)))
-    return list(drawn)
+    paths = {Path(folder) / f"{figure.name}.png": figure for figure in figures}
+    for path, figure in paths.items():
+        write_atomically(path, as_png(figure.wide))
+    return list(paths)

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from moe_compress.reporting.style import PALETTE, STYLE
+from moe_compress.reporting.style import PALETTE, STYLE, WIDE
 from moe_compress.types import FloatArray
 
 _DPI = {"png": 160, "svg": 100}
@@ -43,6 +44,11 @@ class Illustration:
     alt: str
     shows: str
     means: str = ""
+
+    @cached_property
+    def wide(self) -> Figure:
+        """The figure for a wide screen, laid out once for all that it is saved as."""
+        return self.draw(WIDE)
 
 
 def as_svg(figure: Figure, name: str) -> str:
@@ -83,10 +89,20 @@ def as_png(figure: Figure) -> bytes:
 
 
 def _encode(figure: Figure, kind: str) -> bytes:
+    _settle(figure)
     buffer = io.BytesIO()
     unstamped = {"Date": None, "Creator": None, "Format": None, "Type": None} if kind == "svg" else None
     figure.savefig(buffer, format=kind, dpi=_DPI[kind], transparent=kind == "svg", metadata=unstamped)
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay a figure out for good; with its layout still to come, matplotlib draws it twice to save it."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
 
 
 def short(name: str) -> str:
