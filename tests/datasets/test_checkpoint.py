@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import signal
 import struct
-import sys
-from functools import partial
-from multiprocessing import get_context
 
 import pytest
 from huggingface_hub import constants
@@ -17,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from kedro.io import DatasetError
 
 from moe_compress.datasets import CheckpointDataset
-from moe_compress.datasets.checkpoint import UNWANTED, WANTED, put, refer_to
+from moe_compress.datasets.checkpoint import UNWANTED, WANTED, refer_to
 from moe_compress.errors import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -119,99 +113,3 @@ def test_a_model_the_hub_does_not_give(tmp_path, hub_cache):
 def test_an_input_is_never_written(tmp_path):
     with pytest.raises(DatasetError, match="is an input"):
         dataset(tmp_path).save("a checkpoint")
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def value_of(folder):
-    return struct.unpack("<f", (folder / "model.safetensors").read_bytes()[-4:])[0]
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A checkpoint with a record beside its weights, as a registered one has."""
-    write_checkpoint(tmp_path / "model")
-    (tmp_path / "model" / "MLmodel").write_text("registered")
-    return tmp_path / "model"
-
-
-def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, model):
-    def fail(place):
-        assert (model / "MLmodel").is_file()
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        put(model, fail)
-    assert names(tmp_path) == ["model"] and names(model) == ["MLmodel", "config.json", "model.safetensors"]
-
-
-def test_a_checkpoint_that_is_written_again_stays_with_its_records(tmp_path, model):
-    before = (model / "model.safetensors").stat()
-    put(model, write_checkpoint)
-    assert names(tmp_path) == ["model"] and (model / "MLmodel").is_file()
-    assert (model / "model.safetensors").stat().st_ino == before.st_ino
-
-
-def test_a_checkpoint_of_other_weights_or_settings_is_replaced_whole(tmp_path, model):
-    put(model, partial(write_checkpoint, value=2.0))
-    assert names(tmp_path) == ["model"] and names(model) == ["config.json", "model.safetensors"]
-    assert value_of(model) == 2.0
-    (model / "config.json").write_text("{}")
-    put(model, partial(write_checkpoint, value=2.0))
-    assert json.loads((model / "config.json").read_text()) == {"model_type": "toy"}
-
-
-@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
-def test_a_damaged_checkpoint_is_replaced(model, damaged):
-    (model / damaged).unlink()
-    put(model, write_checkpoint)
-    assert names(model) == ["config.json", "model.safetensors"]
-
-
-def test_damage_that_no_time_of_change_tells_of_is_found(model):
-    file = model / "model.safetensors"
-    status = file.stat()
-    file.write_bytes(file.read_bytes()[:-4] + struct.pack("<f", 3.0))
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    put(model, write_checkpoint)
-    assert value_of(model) == 1.0
-
-
-TOUCHES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
-
-
-def put_until(model, moment):
-    """Replace a model, and be killed before so many touches of files have happened."""
-    left = itertools.count(moment, -1)
-
-    def count(event, arguments):
-        is_touch = event in TOUCHES or (event == "open" and str(model.parent) in str(arguments[0]))
-        if is_touch and next(left) == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
-    put(model, partial(write_checkpoint, value=2.0))
-
-
-def test_killed_at_any_moment_the_old_checkpoint_is_there_or_the_new_one_and_the_next_run_mends_the_rest(tmp_path):
-    found = set()
-    for moment in itertools.count():
-        folder = tmp_path / str(moment)
-        model = folder / "model"
-        write_checkpoint(model)
-        (model / "MLmodel").write_text("registered")
-        process = get_context("fork").Process(target=put_until, args=(model, moment))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-        is_new = model.exists() and value_of(model) == 2.0
-        assert is_new or any(folder.glob("*/MLmodel"))
-        found.add("new" if is_new else "old" if model.exists() else "between")
-        put(model, write_checkpoint)
-        assert names(folder) == ["model"] and value_of(model) == 1.0
-        assert (model / "MLmodel").exists() == (not is_new)
-    assert found == {"old", "between", "new"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import mlflow
@@ -108,6 +109,33 @@ def test_what_is_registered_outlasts_a_fresh_run_that_fails_a_gate(project):
     assert result.exit_code == 1 and "must be at most 0.1" in result.output
     assert verify_version(version)["intact"], verify_version(version)
     assert load_pyfunc(str(version.folder)).predict("fever cough", params={"max_new_tokens": 2})
+
+
+def change_weights_unnoticed(project):
+    """Change the base model's weights, but not the size and time under which their digest is remembered.
+
+    What is written then has other bytes under the same key, as it may on another device.
+    """
+    (file,) = project.find("01_raw/model/*.safetensors")
+    status, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-2] + b"\x40\x40")  # 3.0 in BF16
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_what_is_registered_outlasts_a_fresh_run_that_writes_other_bytes(project):
+    assert project.prune().exit_code == 0
+    first = resolve("moe-medical", "candidate")
+    change_weights_unnoticed(project)
+    result = project.run("--pipelines=prune_medical", "--fresh", "--params=gates.size_reduced.at_most=0.1")
+    assert result.exit_code == 1 and "must be at most 0.1" in result.output
+    assert verify_version(first)["intact"], verify_version(first)
+    assert resolve("moe-medical", "candidate").version == "1"
+    # What was written is released once the limit is lifted, and is a version of its own.
+    written = outputs(project)
+    assert project.prune().exit_code == 0 and outputs(project).keys() - written.keys() == set()
+    second = resolve("moe-medical", "candidate")
+    assert second.version == "2" and second.folder != first.folder
+    assert verify_version(first)["intact"] and verify_version(second)["intact"]
 
 
 def test_a_new_domain_needs_a_folder_and_a_block(project):

@@ -1,10 +1,8 @@
-"""A checkpoint folder: loads as a reference with digests, saves by streaming a planned rewrite."""
+"""An input checkpoint: a folder, a model on the hub or a registered version, loaded as a reference with digests."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,6 @@ from moe_compress.checkpoint.digest import (
     weight_paths,
 )
 from moe_compress.checkpoint.index import list_strays, read_index
-from moe_compress.checkpoint.jobs import CheckpointRewrite
-from moe_compress.checkpoint.stream import write_checkpoint
-from moe_compress.datasets.keyed import KeyedDataset
 from moe_compress.datasets.places import HubPlace, Place, RegisteredPlace, find_place
 from moe_compress.errors import CheckpointError
 from moe_compress.types import CheckpointReference
@@ -115,81 +110,6 @@ class CheckpointDataset(AbstractDataset[CheckpointReference, CheckpointReference
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "hub_id": self._hub_id, "revision": self._revision}
-
-
-class KeyedCheckpointDataset(KeyedDataset):
-    """A compressed checkpoint under its run's key; saving streams it and publishes it by one rename.
-
-    Args:
-        path: where digests of unchanged files are remembered.
-        place: where it lives; see `KeyedDataset`.
-    """
-
-    def __init__(self, path: str, **place: Any):
-        super().__init__(**place)
-        self._digests = Path(path)
-
-    def save(self, data: CheckpointRewrite | CheckpointReference) -> None:
-        """Stream the rewrite into place; a checkpoint that is there already stays where the new one is the same.
-
-        A reference stands for the checkpoint that is already in this place. Both fit on the disk for a while, or
-        nothing is written.
-
-        Raises:
-            CheckpointError: if the disk is too small or the written files are not what was planned.
-        """
-        if isinstance(data, CheckpointReference):
-            assert data.path == self.path
-            return
-        with tqdm(total=data.num_bytes, unit="B", unit_scale=True, desc="rewrite") as bar:
-            put(self.path, lambda place: write_checkpoint(data, place, lambda *done: show(bar, *done)))
-
-    def load(self) -> CheckpointReference:
-        """Return the folder with its digests."""
-        return refer_to(self.path, self._digests)
-
-
-def put(path: Path, write: Callable[[Path], None]) -> None:
-    """Put a checkpoint in a place; one that is there goes once the new one is whole, and only if they differ.
-
-    A registered checkpoint has its records beside its weights (MLmodel, checksums, card), and is in use while a run
-    is repeated: whatever fails or is killed in the repetition, it stays, and so do they.
-
-    Args:
-        path: the place.
-        write: writes the checkpoint to a folder that is not there yet, whole or not at all.
-    """
-    new, aside = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.replaced")
-    if aside.exists() and not path.exists():  # a run was killed between the two renames
-        aside.rename(path)
-    for leftover in (new, aside):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if not path.exists():
-        write(path)
-        return
-    write(new)
-    if is_same(path, new):
-        logger.info("%s holds the same bytes already and stays", path)
-        shutil.rmtree(new)
-        return
-    path.rename(aside)
-    new.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def is_same(there: Path, new: Path) -> bool:
-    """Whether a checkpoint folder has the weights and settings of one just written; all of both is read."""
-    written = refer_to(new, None).files
-    try:
-        return refer_to(there, None).files == written
-    except (CheckpointError, OSError):  # a damaged one is to be replaced
-        return False
-
-
-def show(bar: tqdm[Any], done: int, total: int) -> None:
-    """Move a progress bar to `done` of `total` bytes."""
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 def fetch(place: Place) -> tuple[Path, tuple[str, str] | None]:
