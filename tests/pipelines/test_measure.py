@@ -17,11 +17,15 @@ from moe_compress.pipelines.measure import (
     name_worst,
     tell_worst,
 )
-from moe_compress.types import EvaluationResult, ItemResult, LayerProbe, ProbeResult, Throughput, WrittenText
+from moe_compress.types import EvaluationResult, ItemResult, LayerProbe, ProbeResult, Speed, Throughput, WrittenText
 
 ROOT = Path(__file__).parents[2]
-BEFORE_SPEED = Throughput(2.0, 400, "process", {1: 100.0, 8: 500.0}, {1: 10.0, 8: 40.0})
-AFTER_SPEED = Throughput(1.0, 300, "process", {1: 150.0, 8: 600.0}, {1: 20.0, 8: math.nan})
+BEFORE_SPEED = Throughput(
+    2.0, 400, "process", {1: Speed(100.0), 8: Speed(500.0)}, {1: Speed(10.0), 8: Speed(40.0)}, 60.0
+)
+AFTER_SPEED = Throughput(
+    1.0, 300, "process", {1: Speed(150.0), 8: Speed(600.0, 0.25)}, {1: Speed(20.0), 8: Speed(math.nan)}, 30.0
+)
 LAYERS = (LayerProbe(1, 0.2, 0.1, 0.5, 2.0, 0.4), LayerProbe(3, 0.4, 0.3, 0.6, 1.5, 0.9))
 
 
@@ -76,6 +80,8 @@ def test_ratios_and_changes(measured):
         "load_ratio": 0.5,
         "peak_memory_ratio": 0.75,
         "prefill_ratio.8": 1.2,
+        "prefill_spread.8": 0.25,
+        "yardstick_ratio": 0.5,
         "decode_ratio.1": 2.0,
         "missing_keys": 0.0,
         "unexpected_keys": 2.0,

@@ -14,7 +14,16 @@ from moe_compress.reporting.content import (
     measure_overlap,
     share_of_score_kept,
 )
-from moe_compress.types import CompressionPlan, ExpertGroup, GateReport, Measurements, MoELayout, pruning_groups
+from moe_compress.types import (
+    CompressionPlan,
+    ExpertGroup,
+    GateReport,
+    Measurements,
+    MoELayout,
+    Speed,
+    Throughput,
+    pruning_groups,
+)
 
 SMALL = MoELayout(layers=(0, 1), num_experts=(4, 4), top_k=1)
 
@@ -35,6 +44,24 @@ def test_overlap_of_plans_for_different_layouts_is_refused(report: CompressionRe
         measure_overlap({"medical": report.plan, "small": small_plan((0,), (1,))})
     with pytest.raises(PlanError, match="'small'"):
         replace(report, other_plans={"small": small_plan((0,), (1,))})
+
+
+def timed(speed: float, spread: float) -> Throughput:
+    return Throughput(1.0, 1, "process", {1: Speed(1.0), 8: Speed(speed, spread)}, {}, yardstick=100.0)
+
+
+def test_a_change_of_speed_is_told_only_where_equal_models_would_not_differ_as_much(
+    report: CompressionReport,
+) -> None:
+    def change(*speeds: Throughput) -> str:
+        return replace(report, speeds=speeds).speed_change.replace("\N{NO-BREAK SPACE}", " ")
+
+    assert change(timed(100.0, 0.1), timed(150.0, 0.2)) == "+50.0 %"
+    assert change(timed(100.0, 0.1), timed(150.0, 0.6)) == "within noise of 60.0 %"
+    assert change(timed(150.0, 0.6), timed(100.0, 0.1)) == "within noise of 60.0 %"
+    assert change(timed(100.0, 0.0), timed(150.0, 0.0)) == "+50.0 %"
+    busier = replace(timed(50.0, 0.0), yardstick=40.0)  # it took 2.5 times as long for the same
+    assert change(timed(100.0, 0.0), busier) == "within noise of 150.0 %"
 
 
 def test_share_of_score_kept_worked_by_hand() -> None:

@@ -14,7 +14,7 @@ from moe_compress.reporting.content import CompressionReport
 from moe_compress.reporting.figures import illustrate
 from moe_compress.reporting.report import write_html
 from moe_compress.reporting.style import PALETTE
-from moe_compress.types import PlanBackground
+from moe_compress.types import PlanBackground, Speed, Throughput
 
 HOSTILE = "<script>alert('x')</script>\"&"
 VOID = {"meta", "link", "br", "image", "use", "path", "rect"}
@@ -124,6 +124,16 @@ def test_the_verdict_comes_before_everything(page: tuple[str, Page]) -> None:
     text = page[1].text
     assert text.index("Passed 5 of 6 gates") < text.index("Size and speed") < text.index("Gates Gate")
     assert "Registered as moe-medical version 3 (alias candidate)." in text
+
+
+def test_speeds_of_every_batch_are_told_with_their_change_or_its_noise(
+    report: CompressionReport, tmp_path: Path
+) -> None:
+    before = Throughput(1.0, 4e9, "gpu", {1: Speed(1000.0)}, {1: Speed(50.0, 0.1)}, 100.0)
+    after = Throughput(0.5, 2e9, "gpu", {1: Speed(1250.0)}, {1: Speed(52.0)}, 100.0)
+    _, parsed = load(replace(report, speeds=(before, after)), tmp_path)
+    assert "Reading 1 sequence, tokens per second 1.00 k 1.25 k +25.0 %" in parsed.text
+    assert "Writing 1 sequence, tokens per second 50 52 within noise of 10.0 %" in parsed.text
 
 
 def test_the_verdict_of_a_failed_gate_names_value_and_limit(

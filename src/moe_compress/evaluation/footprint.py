@@ -16,7 +16,7 @@ from pathlib import Path
 
 import moe_compress
 from moe_compress.errors import EvaluationError
-from moe_compress.types import Throughput, throughput_from_json
+from moe_compress.types import Throughput, as_json, throughput_from_json
 
 
 def measure_throughput(
@@ -63,7 +63,7 @@ def main(request: str, answer: str) -> None:
     import torch
 
     from moe_compress.evaluation.loading import load_stock
-    from moe_compress.evaluation.throughput import time_decode, time_prefill
+    from moe_compress.evaluation.throughput import time_model
 
     before = _resident_bytes("VmRSS")
     start = time.perf_counter()
@@ -71,8 +71,7 @@ def main(request: str, answer: str) -> None:
     seconds = time.perf_counter() - start
     found = {
         "load_seconds": seconds,
-        "prefill": {size: time_prefill(model, size) for size in asked["batch_sizes"]},
-        "decode": {size: time_decode(model, size) for size in asked["batch_sizes"]},
+        **as_json(time_model(model, asked["batch_sizes"])),
     }
     if model.device.type == "cuda":
         peak = sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,11 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from moe_compress.errors import CheckpointError
+from moe_compress.types import Speed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _INDEX = "model.safetensors.index.json"
+_READ = 128
+"""Tokens of each sequence that is read."""
+_PROMPT, _WRITTEN = 32, 32
+"""Tokens before, and after, the first that is written of a sequence."""
+_TURN = 0.2
+"""Seconds that each kind of pass has at least in a round."""
+_ROUNDS, _FEWEST_ROUNDS = 5, 3
+_LONG = 20.0
+"""Seconds of timed passes after which the fewest rounds do."""
 
 
 class CheckpointSize(NamedTuple):
@@ -74,70 +85,108 @@ def _read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def time_prefill(
-    model: PreTrainedModel, batch_size: int, *, length: int = 128, repeats: int = 5, seed: int = 0
-) -> float:
-    """Return tokens read per second: of the median forward pass after one that is not timed.
+def time_model(model: PreTrainedModel, batch_sizes: Sequence[int]) -> dict[str, Any]:
+    """Return how fast a loaded model reads and writes, as `prefill`, `decode` and `yardstick` of a `Throughput`.
 
     Args:
         model: a loaded causal language model.
-        batch_size: sequences read at once.
-        length: tokens of each, chosen at random.
-        repeats: timed passes.
-        seed: of the random tokens.
+        batch_sizes: sequences read, and written, at once.
     """
-    ids_BS = _random_ids(model, batch_size, length, seed)
-    return (
-        batch_size
-        * length
-        / _median_seconds(lambda: model(input_ids=ids_BS, use_cache=False, logits_to_keep=1), ids_BS, repeats)
-    )
+    reading = [partial(read, model, random_ids(model, size, _READ)) for size in batch_sizes]
+    writing = [partial(write, model, random_ids(model, size, _PROMPT)) for size in batch_sizes]
+    # All in one loop: however long something else keeps the machine busy, it meets a part of each.
+    *seconds, worked = time_in_turns([*reading, *writing, partial(work, model.device)])
+    count = len(batch_sizes)
+    was_read, was_written = (zip(batch_sizes, part, strict=True) for part in (seconds[:count], seconds[count:]))
+    return {
+        "prefill": {size: summarise(size * _READ, taken) for size, taken in was_read},
+        "decode": {size: summarise(size * _WRITTEN, taken) for size, taken in was_written},
+        "yardstick": 1 / min(worked),
+    }
 
 
-def time_decode(
-    model: PreTrainedModel, batch_size: int, *, length: int = 32, steps: int = 32, repeats: int = 3, seed: int = 0
-) -> float:
-    """Return tokens written per second, one after the other with a cache; reading the prompt does not count.
+def time_in_turns(passes: Sequence[Callable[[], float]]) -> list[list[float]]:
+    """Return the seconds of all passes of each kind, which take turns until each kind had about one second.
+
+    Args:
+        passes: each runs one pass and returns the seconds that count.
+    """
+    for run in passes:
+        run()  # not timed: libraries choose their kernels, and memory is had for the first time
+    seconds: list[list[float]] = [[] for _ in passes]
+    for number in range(1, _ROUNDS + 1):
+        for run, taken in zip(passes, seconds, strict=True):
+            before = len(taken)
+            while sum(taken[before:]) < _TURN:
+                taken.append(run())
+        if number >= _FEWEST_ROUNDS and sum(map(sum, seconds)) > _LONG:
+            break
+    return seconds
+
+
+def summarise(num_tokens: int, seconds: Sequence[float]) -> Speed:
+    """Return the speed of passes over as many tokens each.
+
+    What else a machine does only ever takes time, so the fastest pass tells most of the model, and how much slower
+    the median was tells of the machine.
+    """
+    fastest = min(seconds)
+    return Speed(num_tokens / fastest, statistics.median(seconds) / fastest - 1)
+
+
+@torch.inference_mode()
+def read(model: PreTrainedModel, ids_BS: torch.Tensor) -> float:
+    """Return the seconds of one forward pass over prompts."""
+    start = _now(ids_BS)
+    model(input_ids=ids_BS, use_cache=False, logits_to_keep=1)
+    return _now(ids_BS) - start
+
+
+@torch.inference_mode()
+def write(model: PreTrainedModel, ids_BS: torch.Tensor, steps: int = _WRITTEN) -> float:
+    """Return the seconds from the first token written after prompts to the last, one after the other with a cache.
 
     Args:
         model: a loaded causal language model.
-        batch_size: sequences written at once.
-        length: tokens of each prompt, chosen at random.
+        ids_BS: the prompts.
         steps: tokens written after the first.
-        repeats: timed runs.
-        seed: of the random tokens.
     """
     from transformers import GenerationConfig
 
-    ids_BS = _random_ids(model, batch_size, length, seed)
+    moments: list[float] = []
 
-    def write(tokens: int) -> float:
-        settings = GenerationConfig(
-            do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0, eos_token_id=None
-        )
-        given = {"attention_mask": torch.ones_like(ids_BS), "generation_config": settings}
-        return _median_seconds(lambda: model.generate(ids_BS, **given), ids_BS, repeats)
+    def note(ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Note when a token was written; no text ends here."""
+        moments.append(_now(ids))
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
-    seconds = write(1 + steps) - write(1)
-    # A machine that is busy elsewhere may take longer for the first token alone than for all: that is no speed.
-    return batch_size * steps / seconds if seconds > 0 else float("nan")
+    settings = GenerationConfig(
+        do_sample=False, min_new_tokens=1 + steps, max_new_tokens=1 + steps, pad_token_id=0, eos_token_id=None
+    )
+    given = {"attention_mask": torch.ones_like(ids_BS), "generation_config": settings}
+    model.generate(ids_BS, **given, stopping_criteria=[note])
+    return moments[-1] - moments[0]
 
 
-def _random_ids(model: PreTrainedModel, batch_size: int, length: int, seed: int) -> torch.Tensor:
+@torch.inference_mode()
+def work(device: torch.device) -> float:
+    """Return the seconds of work that is the same beside every model, and so tells what the machine had to give."""
+    weights = torch.ones(128, 128, device=device)
+    start, result = _now(weights), weights
+    for _ in range(200):
+        result = torch.tanh(result @ weights)
+    return _now(result) - start
+
+
+def random_ids(model: PreTrainedModel, batch_size: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Return prompts of tokens chosen at random, where the model reads."""
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.config.get_text_config().vocab_size
     return torch.randint(vocabulary, (batch_size, length), generator=generator).to(model.device)
 
 
-@torch.inference_mode()
-def _median_seconds(run: Callable[[], object], ids_BS: torch.Tensor, repeats: int) -> float:
-    run()
-    return statistics.median(_seconds(run, ids_BS) for _ in range(repeats))
-
-
-def _seconds(run: Callable[[], object], ids_BS: torch.Tensor) -> float:
-    start = time.perf_counter()
-    run()
-    if ids_BS.is_cuda:
+def _now(tensor: torch.Tensor) -> float:
+    """Return the clock's reading once all that was asked of a tensor's device is done."""
+    if tensor.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter()

@@ -92,7 +92,7 @@ def join_speeds(
     """Return both evaluations with the speed at which the models read the largest batch that was timed."""
     if not speeds[0].prefill:
         return baseline, candidate
-    before, after = (speed.prefill[max(speed.prefill)] for speed in speeds)
+    before, after = (speed.prefill[max(speed.prefill)].tokens_per_second for speed in speeds)
     return replace(baseline, tokens_per_second=before), replace(candidate, tokens_per_second=after)
 
 

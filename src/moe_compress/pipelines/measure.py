@@ -23,6 +23,7 @@ _RATIOS = {
     "tokens_per_second": "speed_ratio",
     "load_seconds": "load_ratio",
     "peak_memory_bytes": "peak_memory_ratio",
+    "yardstick": "yardstick_ratio",
     "prefill_tokens_per_second": "prefill_ratio",
     "decode_tokens_per_second": "decode_ratio",
     "perplexity": "perplexity_ratio",
@@ -91,9 +92,12 @@ def describe_model(result: EvaluationResult, speed: Throughput) -> Values:
         "tokens_per_second": result.tokens_per_second,
         "load_seconds": speed.load_seconds,
         "peak_memory_bytes": float(speed.peak_bytes),
+        "yardstick": speed.yardstick,
     }
-    values |= {f"prefill_tokens_per_second.{size}": value for size, value in speed.prefill.items()}
-    values |= {f"decode_tokens_per_second.{size}": value for size, value in speed.decode.items()}
+    for kind, by_size in (("prefill", speed.prefill), ("decode", speed.decode)):
+        for size, found in by_size.items():
+            values[f"{kind}_tokens_per_second.{size}"] = found.tokens_per_second
+            values[f"{kind}_spread.{size}"] = found.spread
     return values | {f"perplexity.{name}": value for name, value in result.perplexities.items()}
 
 

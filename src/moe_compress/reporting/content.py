@@ -193,6 +193,13 @@ class CompressionReport:
         return wording.span(counts[0]), wording.span(counts[1])
 
     @property
+    def speed_change(self) -> str:
+        """How much faster the largest batch is read."""
+        if not (self.speeds and self.speeds[0].prefill):
+            return wording.change(self.baseline.tokens_per_second, self.candidate.tokens_per_second)
+        return wording.speed_change(self.speeds, "prefill", max(self.speeds[0].prefill))
+
+    @property
     def summary(self) -> str:
         """The run's result on its own domain, or the worst of a mixture's, and on disk, in two sentences."""
         smaller = (

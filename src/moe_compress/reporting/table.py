@@ -73,10 +73,11 @@ def _size_table(report: CompressionReport) -> Table:
     rows = (
         ("parameters", before.num_parameters, after.num_parameters, wording.count),
         ("weights on disk", before.num_bytes, after.num_bytes, wording.size),
-        ("tokens per second", before.tokens_per_second, after.tokens_per_second, wording.count),
     )
     for name, old, new, write in rows:
         table.add_row(name, write(old), write(new), wording.change(old, new))
+    speeds = (wording.count(model.tokens_per_second) for model in (before, after))
+    table.add_row("tokens per second", *speeds, report.speed_change)
     return table
 
 

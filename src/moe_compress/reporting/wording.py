@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from moe_compress.types import Agreement, GateOutcome, TaskComparison
+from moe_compress.types import Agreement, GateOutcome, TaskComparison, Throughput, noise_of
 
 MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -65,6 +65,14 @@ def change(before: float | None, after: float | None) -> str:
     if not before or after is None or math.isnan(after / before):
         return MISSING
     return f"{100 * (after / before - 1):+.1f}{_GAP}%".replace("-", _MINUS)
+
+
+def speed_change(speeds: Sequence[Throughput], kind: Literal["prefill", "decode"], size: int) -> str:
+    """Return the relative change of a speed or, where equal models could have differed as much, that noise."""
+    before, after = (getattr(each, kind)[size].tokens_per_second for each in speeds)
+    noise = noise_of(speeds, kind, size)
+    is_clear = max(after / before, before / after) > 1 + noise
+    return change(before, after) if is_clear else f"within noise of {percent(noise)}"
 
 
 def difference(before: float | None, after: float | None) -> str:

@@ -26,7 +26,15 @@ from moe_compress.types.plan import (
     iterate_layers,
     pruning_groups,
 )
-from moe_compress.types.probes import UNTIMED, LayerProbe, ProbeResult, Throughput, throughput_from_json
+from moe_compress.types.probes import (
+    UNTIMED,
+    LayerProbe,
+    ProbeResult,
+    Speed,
+    Throughput,
+    noise_of,
+    throughput_from_json,
+)
 from moe_compress.types.sample import ExpertProducts, LayerSample, Reduction, RouterTrial
 from moe_compress.types.size import ModelSize, SizeUnit
 from moe_compress.types.statistics import ExpertStatistics, RoutingBatch
@@ -73,6 +81,7 @@ __all__ = [
     "RoutingBatch",
     "Served",
     "SizeUnit",
+    "Speed",
     "StatisticsParts",
     "SweepCheck",
     "SweepEntry",
@@ -96,6 +105,7 @@ __all__ = [
     "digest_of",
     "iterate_layers",
     "layout_from_json",
+    "noise_of",
     "part_ends",
     "pruning_groups",
     "throughput_from_json",

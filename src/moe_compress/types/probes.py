@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,6 +50,19 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast a model was in passes of one kind.
+
+    Attributes:
+        tokens_per_second: in the fastest pass.
+        spread: how much longer the median pass took, as a share of the fastest.
+    """
+
+    tokens_per_second: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
 class Throughput:
     """How one model loads and runs, alone in a process of its own.
 
@@ -57,22 +70,35 @@ class Throughput:
         load_seconds: from the folder to a model that is ready.
         peak_bytes: the most memory that loading and running took.
         memory: of which kind: allocated on the GPU, or resident in the process beyond what it had before loading.
-        prefill: sequences read at once -> tokens per second.
-        decode: sequences written at once -> tokens per second.
+        prefill: sequences read at once -> how fast.
+        decode: sequences written at once -> how fast.
+        yardstick: how often per second the machine did, between the passes, work that is the same for all models.
     """
 
     load_seconds: float
     peak_bytes: float
     memory: Literal["gpu", "process"]
-    prefill: Mapping[int, float]
-    decode: Mapping[int, float]
+    prefill: Mapping[int, Speed]
+    decode: Mapping[int, Speed]
+    yardstick: float
 
 
-UNTIMED = Throughput(float("nan"), float("nan"), "process", {}, {})
+UNTIMED = Throughput(float("nan"), float("nan"), "process", {}, {}, float("nan"))
 """What stands for a model that was not timed."""
+
+
+def noise_of(speeds: Sequence[Throughput], kind: Literal["prefill", "decode"], size: int) -> float:
+    """Return by what share the speeds of two equal models could have differed on the machine as it was.
+
+    The passes of one model tell what changed while it ran, the yardstick what changed from one model to the other.
+    """
+    slow, fast = sorted(each.yardstick for each in speeds)
+    spreads: list[float] = [getattr(each, kind)[size].spread for each in speeds]
+    return max(fast / slow - 1, *spreads)
 
 
 def throughput_from_json(content: Mapping[str, Any]) -> Throughput:
     """Return a throughput from JSON, whose keys are texts where the sizes of batches are numbers."""
-    by_size = {kind: {int(size): speed for size, speed in content[kind].items()} for kind in ("prefill", "decode")}
+    kinds = ("prefill", "decode")
+    by_size = {kind: {int(size): Speed(**speed) for size, speed in content[kind].items()} for kind in kinds}
     return Throughput(**{**content, **by_size})
