@@ -97,9 +97,9 @@ class RunKeyHooks:
                     remove_tuned(catalog["tune_folder"].load() / domain)
         self._lock.release()
         if "collect_folder" in pipeline.inputs():
-            from moe_compress.collection.resume import remove_finished
+            from moe_compress.pipelines.collect import remove_resume_points
 
-            remove_finished(catalog["collect_folder"].load())
+            remove_resume_points(catalog["collect_folder"].load())
 
 
 _WHOLE = {"name", "registered_model"}

@@ -30,7 +30,7 @@ from tests.collection.interrupted import collect, read_in_little_memory, tidy
 from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.replay import LayerOutput
-from moe_compress.collection.resume import ResumePoint, remove_finished
+from moe_compress.collection.resume import ResumePoint, remove_finished, remove_stale
 from moe_compress.collection.streamed import StreamedModel, collect_streamed
 from moe_compress.errors import CheckpointError, ResourceError, StatisticsError
 
@@ -272,6 +272,31 @@ def test_an_unfinished_collection_is_not_removed(deep, tmp_path):
         run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, stop))
     remove_finished(tmp_path)
     assert files_in(tmp_path) == {"hidden-1", "layer-0", "layer-1", "lock"}
+
+
+def test_what_other_code_left_unfinished_is_removed_and_said(deep, tmp_path, caplog):
+    def stop():
+        raise KeyboardInterrupt
+
+    current = tmp_path / "current"
+    with pytest.raises(KeyboardInterrupt):
+        run(deep, ResumePoint(current, "a" * 64, keep=True), _Stop(2, stop))
+    (point,) = current.glob("*")
+    kept = sorted(current.rglob("*"))
+    shutil.copytree(point, tmp_path / "older" / "one")
+    shutil.copytree(point, tmp_path / "before-versions-had-folders")
+    shutil.copytree(point, tmp_path / "older" / ".two.finished")
+    (tmp_path / "older" / ".two.finished" / "lock").unlink()  # a process was killed while it removed this
+    running = ResumePoint(tmp_path / "other", "a" * 64, keep=True)
+    running.restore()
+    with caplog.at_level("INFO", logger="moe_compress"):
+        remove_stale(tmp_path, current)
+    assert f"removed {tmp_path / 'older' / 'one'} (0.0 GB), a collection that other code left" in caplog.text
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["current", "other"]
+    assert sorted(current.rglob("*")) == kept and files_in(tmp_path / "other") == {"lock"}
+    running.close()
+    remove_stale(tmp_path, current)
+    assert [*tmp_path.glob("*")] == [current]
 
 
 def test_another_collection_does_not_go_on_from_this_one(deep, tmp_path):

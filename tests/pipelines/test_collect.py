@@ -27,10 +27,14 @@ def succeed(result):
 
 
 def test_all_domains_are_collected_in_one_pass_and_found_by_later_runs(project):
+    older = project.folder / "data/02_intermediate/collect/older/unfinished"  # as code before a change left it
+    older.mkdir(parents=True)
+    (older / "lock").touch()
     succeed(project.run("--pipelines=collect", "--params=collect.mode=streamed"))
+    assert not project.find("02_intermediate/collect/older")
     files = project.find("04_feature/statistics/*/*/statistics.safetensors")
     assert [path.parts[-3] for path in files] == ["code", "finance", "general", "math", "medical"]
-    assert not project.find("02_intermediate/collect/*")
+    assert not project.find("02_intermediate/collect/*/*")
     before = {path: path.stat().st_mtime_ns for path in files}
     joint = read(files[-1])
     succeed(project.run("--pipelines=collect_medical"))  # another mode, the same sums: nothing to do

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -209,24 +210,44 @@ def remove_finished(folder: Path) -> None:
         # What another process claimed vanishes at any moment, and torch has an error of its own for that.
         with suppress(OSError, RuntimeError):
             if _is_finished(point):
-                _claim(point)
+                _claim(point, _is_finished)
     for claimed in list(folder.glob(f".*{_CLAIMED}")):
         shutil.rmtree(claimed, ignore_errors=True)
+
+
+def remove_stale(folder: Path, current: Path) -> None:
+    """Remove the resume points that code of another version left, which nothing goes on from; what is held stays.
+
+    Args:
+        folder: holds the resume points of all versions, under whatever names.
+        current: the folder in it that holds those of the code that runs, and is left alone.
+    """
+    for place, _, files in list(os.walk(folder)):
+        point = Path(place)
+        if current not in point.parents and (_LOCK in files or point.name.endswith(_CLAIMED)):
+            with suppress(OSError):
+                size = sum(path.stat().st_size for path in point.iterdir()) / 1e9
+                _claim(point, lambda _: True)
+                logger.info("removed %s (%.1f GB), a collection that other code left unfinished", point, size)
+    for version in list(folder.iterdir()):
+        if version != current:
+            with suppress(OSError):  # what is held is in it
+                version.rmdir()
 
 
 def _is_finished(point: Path) -> bool:
     return any(_describe(path)["hidden"] is None for path in _layers_of(point))
 
 
-def _claim(point: Path) -> None:
-    """Take a finished point away, so that no process goes on from half of it.
+def _claim(point: Path, is_over: Callable[[Path], bool]) -> None:
+    """Take a point away that is over, so that no process goes on from half of it.
 
     Raises:
         OSError: if a process holds it, or another was faster.
     """
     with FileLock(point / _LOCK, timeout=0):
         # Where another was faster, the lock alone is there, because locking made the folder anew.
-        if _is_finished(point) or not _layers_of(point):
+        if is_over(point) or not _layers_of(point):
             claimed = point.rename(point.with_name(f".{point.name}.{uuid.uuid4().hex[:8]}{_CLAIMED}"))
             # With the lock held: who waits for it learns that it is gone.
             shutil.rmtree(claimed, ignore_errors=True)

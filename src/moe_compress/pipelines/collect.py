@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.pipelines.digests import source, versions
 from moe_compress.pipelines.parameters import CollectParameters, DomainParameters, SelectParameters
 from moe_compress.pipelines.requests import find_reduction, find_requests
@@ -87,13 +88,32 @@ def collect_domains(
         if (reduction := find_reduction(own, selections.get(name, SelectParameters())))
     }
     code = [what_collects(), source("methods") if reductions else None]
+    if folder is not None:
+        folder = resume_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     return collect(files, layout, domains, settings, lineages, requests, folder, log_layer, reductions, code)
 
 
 def what_collects() -> list[Any]:
     """Return the code that all collected sums depend on, as digests and versions."""
-    own = source("collection", "families", "types", "loading.py", "pipelines/data.py", "pipelines/collect.py")
-    return [own, versions("torch", "transformers")]
+    return [_own_code(), versions("torch", "transformers")]
+
+
+def _own_code() -> str:
+    return source("collection", "families", "types", "loading.py", "pipelines/data.py", "pipelines/collect.py")
+
+
+def resume_folder(folder: Path) -> Path:
+    """Return the part of a folder in which collections by the code of this version can go on."""
+    return folder / _own_code()[:KEY_LENGTH]
+
+
+def remove_resume_points(folder: Path) -> None:
+    """Remove what nobody goes on from: collections whose sums were saved, and those that older code left."""
+    from moe_compress.collection.resume import remove_finished, remove_stale
+
+    remove_finished(resume_folder(folder))
+    remove_stale(folder, resume_folder(folder))
 
 
 def open_checkpoint(
