@@ -155,7 +155,8 @@ def test_a_new_domain_needs_a_folder_and_a_block(project):
 
 @pytest.mark.parametrize("budget", ["select.budget.experts_per_layer=6,select.budget.fraction_dropped=null"])
 def test_a_budget_by_count(project, budget):
-    assert project.prune(*budget.split(",")).exit_code == 0
+    result = project.prune(*budget.split(","))
+    assert result.exit_code == 0, result.output
     assert load_registered("moe-medical")[0].config.n_routed_experts == 6
 
 
