@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 
@@ -90,11 +91,12 @@ UNTIMED = Throughput(float("nan"), float("nan"), "process", {}, {}, float("nan")
 def noise_of(speeds: Sequence[Throughput], kind: Literal["prefill", "decode"], size: int) -> float:
     """Return by what share the speeds of two equal models could have differed on the machine as it was.
 
-    The passes of one model tell what changed while it ran, the yardstick what changed from one model to the other.
+    The passes of one model tell what changed while it ran, the yardstick what changed from one model to the other;
+    they can all have gone the same way, so they multiply.
     """
     slow, fast = sorted(each.yardstick for each in speeds)
     spreads: list[float] = [getattr(each, kind)[size].spread for each in speeds]
-    return max(fast / slow - 1, *spreads)
+    return fast / slow * prod(1 + spread for spread in spreads) - 1
 
 
 def throughput_from_json(content: Mapping[str, Any]) -> Throughput:
