@@ -81,7 +81,7 @@ def _check_places(name, tensors, args, kwargs):
             _count_wait()
         return goes_there
     places = [each for each in args[1] if each is not None] if name in _INDEXING else ()
-    if name in _DATA_DEPENDENT or any(each.dtype == torch.bool or each in here for each in places):
+    if name in _DATA_DEPENDENT or any(each.dtype == torch.bool or not isinstance(each, Remote) for each in places):
         _count_wait()
     elif any(each.dim() for each in here):
         raise RuntimeError(f"{name} got tensors of the host and of the device: {[each.shape for each in tensors]}")

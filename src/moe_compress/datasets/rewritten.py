@@ -107,7 +107,7 @@ def newest(first: Path) -> Path:
 
 def numbers(first: Path) -> list[int]:
     """Return the numbers of the folders that later checkpoints under a key were put in."""
-    return [int(folder.name) for folder in first.parent.glob("[0-9]*")]
+    return [int(folder.name) for folder in first.parent.glob("*") if folder.name.isdecimal()]
 
 
 def holds(folder: Path, files: Mapping[str, str]) -> bool:
