@@ -133,7 +133,7 @@ def test_speeds_of_every_batch_are_told_with_their_change_or_its_noise(
     after = Throughput(0.5, 2e9, "gpu", {1: Speed(1250.0)}, {1: Speed(52.0)}, 100.0)
     _, parsed = load(replace(report, speeds=(before, after)), tmp_path)
     assert "Reading 1 sequence, tokens per second 1.00 k 1.25 k +25.0 %" in parsed.text
-    assert "Writing 1 sequence, tokens per second 50 52 within noise of 10.0 %" in parsed.text
+    assert "Writing 1 sequence, tokens per second 50 52 within noise of 10 %" in parsed.text
 
 
 def test_the_verdict_of_a_failed_gate_names_value_and_limit(

@@ -72,7 +72,7 @@ def speed_change(speeds: Sequence[Throughput], kind: Literal["prefill", "decode"
     before, after = (getattr(each, kind)[size].tokens_per_second for each in speeds)
     noise = noise_of(speeds, kind, size)
     is_clear = max(after / before, before / after) > 1 + noise
-    return change(before, after) if is_clear else f"within noise of {percent(noise)}"
+    return change(before, after) if is_clear else f"within noise of {100 * noise:.0f}{_GAP}%"
 
 
 def difference(before: float | None, after: float | None) -> str:
