@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
@@ -23,12 +23,16 @@ from moe_compress.pipelines.run_lock import RunLock
 from moe_compress.registry.client import active_run_id
 from moe_compress.registry.tracking import end_killed_run, flatten_parameters
 
+if TYPE_CHECKING:
+    from moe_compress.datasets.keyed import KeyedDataset
+
 
 class RunKeyHooks:
     """Derives the run's keys from its inputs, and sets them on every keyed dataset before a node runs."""
 
     def __init__(self) -> None:
         self._lock = RunLock()
+        self._outputs: dict[str, KeyedDataset] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -79,6 +83,23 @@ class RunKeyHooks:
                 dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
                 if dataset is not None and hasattr(dataset, "bind"):
                     dataset.bind({**keys, "command": describe_command(run_params)})
+        self._watch_outputs(pipeline, catalog, is_fresh=not run_params["only_missing_outputs"])
+
+    def _watch_outputs(self, pipeline: Pipeline, catalog: DataCatalog, is_fresh: bool) -> None:
+        """Remember what will be saved; after a fresh run that was stopped, the next one makes the rest anew too."""
+        from moe_compress.datasets.keyed import KeyedDataset
+
+        values = {name: catalog.get(name) for name in pipeline.all_outputs()}
+        self._outputs = {name: value for name, value in values.items() if isinstance(value, KeyedDataset)}
+        if is_fresh:
+            for output in self._outputs.values():
+                output.outdate()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Have what was saved count as up to date."""
+        if dataset_name in self._outputs:
+            self._outputs[dataset_name].follow_save(data)
 
     @hook_impl
     def on_pipeline_error(self) -> None:

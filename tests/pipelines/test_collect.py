@@ -76,6 +76,11 @@ def test_shards_are_collected_one_by_one_and_added_up(project):
     parts = [read(path)[1] for path in project.find("04_feature/statistics/code/*/statistics-*-of-3.safetensors")]
     assert len(parts) == 3
     assert (sums["sums.count"] == sum(part["sums.count"] for part in parts)).all()
+    # A shard that is collected anew outdates the whole.
+    added = whole.stat().st_mtime_ns
+    succeed(project.run("--pipelines=collect_code", "--fresh", "--params=collect.shard=2/3,collect.batch_size=2"))
+    succeed(project.run("--pipelines=reduce_code", "--params=collect.batch_size=2"))
+    assert whole.stat().st_mtime_ns > added
 
 
 def test_a_missing_shard_is_named(project):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 
+from moe_compress.atomic import write_atomically
 from moe_compress.command_line import describe, describe_validation
 from moe_compress.errors import DataError
 
@@ -60,3 +63,17 @@ def test_our_error_is_found_behind_kedros():
 def test_an_error_that_is_not_ours_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError):
         describe(ZeroDivisionError("1/0"))
+
+
+def test_a_full_disk_is_said_with_its_place(tmp_path, monkeypatch):
+    def fill(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "plan.json", b"{}")
+    assert describe(caught.value) == (
+        f"the disk is full where {tmp_path}/plan.json is written; free space and run the same command again, "
+        "which keeps what is done"
+    )
+    assert list(tmp_path.iterdir()) == []

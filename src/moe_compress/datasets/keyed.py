@@ -43,12 +43,27 @@ class KeyedDataset(AbstractDataset[Any, Any]):
             )
         return self._filepath / self._key[:KEY_LENGTH] / self._basename
 
+    @property
+    def _mark(self) -> Path:
+        """Lies beside a value that a run was told to make again, until it has."""
+        assert self._key is not None
+        return self._filepath / self._key[:KEY_LENGTH] / f".{self._basename}.outdated"
+
+    def outdate(self) -> None:
+        """Have the value, if there is one, count as missing until one is saved, by this run or another."""
+        if self._exists():
+            self._mark.touch()
+
+    def follow_save(self, data: Any) -> None:
+        """Count what was just saved as there."""
+        self._mark.unlink(missing_ok=True)
+
     def has_earlier(self) -> bool:
         """Whether any run, under whatever key, left a value here."""
         return any(self._filepath.glob(f"*/{self._basename}"))
 
     def _exists(self) -> bool:
-        return self._key is not None and self.path.exists()
+        return self._key is not None and self.path.exists() and not self._mark.exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "basename": self._basename, "stage": self._stage}

@@ -41,6 +41,13 @@ class StatisticsDataset(KeyedDataset):
         }
         write_atomically(path, save(arrays, {"statistics": json.dumps(described)}))
 
+    def follow_save(self, data: ExpertStatistics) -> None:
+        """Count what was saved as there; a shard makes a whole of earlier shards count as missing."""
+        if data.provenance.get("shard"):
+            self.outdate()
+        else:
+            super().follow_save(data)
+
     def load(self) -> ExpertStatistics:
         """Read the statistics."""
         return self._read(self.path)
