@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 
@@ -48,6 +49,15 @@ def test_a_validation_error_becomes_one_sentence():
 
 def test_a_validation_error_of_another_shape_is_shown_whole():
     assert describe_validation("something\n  else") == "something else"
+
+
+def test_kedro_finds_the_types_of_every_node(project):
+    from kedro.framework.project import pipelines
+
+    functions = {node.func for name in pipelines for node in pipelines[name].nodes}
+    assert len(functions) > 30
+    for function in functions:  # one that it does not find is a warning in every command, and not validated
+        get_type_hints(function)
 
 
 def test_our_error_is_found_behind_kedros():

@@ -17,7 +17,7 @@ from moe_compress.pipelines.given_plan import locate
 from moe_compress.pipelines.measure import finite_only
 from moe_compress.pipelines.parameters import DomainParameters, ReleaseParameters, SelectParameters, plain
 from moe_compress.registry.versions import RegisteredVersion
-from moe_compress.reporting.content import CompressionReport, FlippedItem
+from moe_compress.reporting.content import CompressionReport, Drawing, FlippedItem
 from moe_compress.reporting.tuning import TuningReport
 from moe_compress.types import (
     Agreement,
@@ -30,7 +30,6 @@ from moe_compress.types import (
 
 if TYPE_CHECKING:
     from moe_compress.evaluation.tasks import BenchmarkItem
-    from moe_compress.reporting.report import Drawing
 
 STAGES = ("data", "collect", "select", "rewrite", "tune", "evaluate", "statistics_gates", "gates", "release")
 """The parameter blocks a report shows."""

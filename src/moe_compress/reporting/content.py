@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from moe_compress.errors import EvaluationError, PlanError
 from moe_compress.reporting import wording
@@ -270,3 +271,14 @@ def share_of_score_kept(plan: CompressionPlan) -> tuple[float, ...] | None:
     if any((row < 0).any() or not np.isfinite(row).all() or row.sum() == 0 for row in rows):
         return None
     return tuple(float(row[list(kept)].sum() / row.sum()) for row, kept in zip(rows, plan.kept, strict=True))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure, drawn for a wide screen and for a phone, with its words."""
+
+    wide: Markup
+    narrow: Markup
+    alt: str
+    shows: str
+    means: str

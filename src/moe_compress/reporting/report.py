@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from markupsafe import Markup
 
 from moe_compress.atomic import write_atomically
 from moe_compress.reporting import style, usage, wording
-from moe_compress.reporting.content import CompressionReport
+from moe_compress.reporting.content import CompressionReport, Drawing
 from moe_compress.reporting.figures import illustrate
 from moe_compress.reporting.figures.drawing import Illustration, as_svg
 from moe_compress.reporting.sweep import describe_check, describe_fate
@@ -20,17 +19,6 @@ from moe_compress.reporting.writing import compare_writing, new_loops
 
 _MAX_FLIPS = 12
 _MAX_LOOPS = 3
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure, drawn for a wide screen and for a phone, with its words."""
-
-    wide: Markup
-    narrow: Markup
-    alt: str
-    shows: str
-    means: str
 
 
 def write_html(report: CompressionReport, path: Path, drawings: Mapping[str, Drawing] | None = None) -> Path:
