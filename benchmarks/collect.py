@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,8 +261,10 @@ def time_streamed(
 
     def stream() -> None:
         before = streamed.reader.num_bytes
-        with tempfile.TemporaryDirectory(dir=files.folder.parent) as work:
-            point = ResumePoint(Path(work), "benchmark" * 8, keep=True)
+        with (
+            tempfile.TemporaryDirectory(dir=files.folder.parent) as work,
+            closing(ResumePoint(Path(work), "benchmark" * 8, keep=True)) as point,
+        ):
             collect_streamed(streamed, domains, {"one": start_sums(layout, domains["one"])}, point, Quiet())
         read.append(streamed.reader.num_bytes - before)
 
@@ -288,8 +291,8 @@ def measure_peak(files: CheckpointFiles, layout: MoELayout, device_name: str, re
     for _ in range(2):  # the first time also loads libraries
         with tempfile.TemporaryDirectory() as work:
             before = reset_peak(device)
-            point = ResumePoint(Path(work), "benchmark" * 8, keep=False)
-            collect_streamed(streamed, domains, sums, point, Quiet())
+            with closing(ResumePoint(Path(work), "benchmark" * 8, keep=False)) as point:
+                collect_streamed(streamed, domains, sums, point, Quiet())
     result.put((peak(device) - before, max(streamed.layer_bytes())))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def run_streamed(files, layout, domains, dtype=torch.float32, experts="grouped_m
     streamed.model.set_experts_implementation(experts)
     sums = make_sums(layout, domains)
     point = point or ResumePoint(None, "", keep=True)
-    collect_streamed(streamed, domains, sums, point, progress or Progress(1, 1))
+    with closing(point):
+        collect_streamed(streamed, domains, sums, point, progress or Progress(1, 1))
     return sums, streamed
 
 

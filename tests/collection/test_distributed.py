@@ -18,6 +18,7 @@ from moe_compress.collection.distributed import (
     parse_shard,
     refuse_empty_shards,
     refuse_what_does_not_add,
+    share_of,
     take_share,
 )
 from moe_compress.errors import ParameterError, StatisticsError
@@ -79,6 +80,16 @@ def test_ranks_add_up_to_one_process(processes, checkpoint, whole, tmp_path, num
         assert_close(sums.as_statistics(name, {}), expected)
     for other in found[1:]:
         assert all(torch.equal(other[key], value) for key, value in found[0].items())
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+def test_a_shard_has_the_same_batches_however_many_ranks_collect_it(num_ranks):
+    batches = many_batches()
+    for shard in ("1/2", "2/2"):
+        alone = share_of(batches, shard, 0, 1)
+        for name, expected in alone.items():
+            found = [share_of(batches, shard, rank, num_ranks)[name] for rank in range(num_ranks)]
+            assert sorted(map(id, sum(found, ()))) == sorted(map(id, expected))
 
 
 def shards_of(checkpoint, count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -163,6 +164,23 @@ def test_what_cannot_fit_is_refused_with_numbers(tmp_path, changes, message):
     refuse_what_cannot_fit(SMALL, CPU, tmp_path)
     with pytest.raises(ResourceError, match=message):
         refuse_what_cannot_fit(replace(SMALL, **changes), CPU, tmp_path)
+
+
+def test_what_an_interrupted_collection_has_on_disk_is_not_needed_again(tmp_path):
+    needed = replace(SMALL, disk_bytes=HUGE)
+    refuse_what_cannot_fit(needed, CPU, tmp_path, held_bytes=HUGE)
+    with pytest.raises(ResourceError, match="of disk"):
+        refuse_what_cannot_fit(needed, CPU, tmp_path, held_bytes=HUGE // 2)
+
+
+def test_ranks_of_one_machine_share_its_memory_and_disk(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path).free
+    refuse_what_cannot_fit(replace(SMALL, disk_bytes=free // 2), CPU, tmp_path)
+    alone = free_host_bytes()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_host_bytes() < alone / 2
+    with pytest.raises(ResourceError, match=r"of disk, but .* are free in .* for each rank"):
+        refuse_what_cannot_fit(replace(SMALL, disk_bytes=free // 2), CPU, tmp_path)
 
 
 def test_free_memory_is_below_what_the_machine_has():

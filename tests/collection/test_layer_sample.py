@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from itertools import product
 
 import pytest
@@ -144,7 +144,8 @@ def run_streamed(checkpoint, layout, domains, point):
     reduction = methods.reduction("reconstruct", 0)
     asked = {"one": ("elimination",), "two": ("elimination", "pooled_gram")}
     sums = {name: start_sums(layout, own, asked[name], 20, reduction) for name, own in domains.items()}
-    collect_streamed(streamed, domains, sums, point, Progress(1, 1))
+    with closing(point):
+        collect_streamed(streamed, domains, sums, point, Progress(1, 1))
     return sums
 
 

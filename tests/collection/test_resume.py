@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ from tests.collection.interrupted import collect, read_in_little_memory, tidy
 from moe_compress.collection.hidden import HiddenStates
 from moe_compress.collection.progress import Progress
 from moe_compress.collection.replay import LayerOutput
-from moe_compress.collection.resume import ResumePoint, remove_finished, remove_stale
+from moe_compress.collection.resume import ResumePoint, bytes_held, remove_finished, remove_stale
 from moe_compress.collection.streamed import StreamedModel, collect_streamed
 from moe_compress.errors import CheckpointError, ResourceError, StatisticsError
 
@@ -101,7 +102,8 @@ def run(folder, point, progress):
     files, domains = read_files(folder), make_domains()
     model = load_plain("qwen3_moe", folder, torch.float32)
     sums = make_sums(layout_of(model), domains)
-    collect_streamed(StreamedModel(files, torch.float32, CPU), domains, sums, point, progress)
+    with closing(point):
+        collect_streamed(StreamedModel(files, torch.float32, CPU), domains, sums, point, progress)
     return sums
 
 
@@ -297,6 +299,50 @@ def test_what_other_code_left_unfinished_is_removed_and_said(deep, tmp_path, cap
     running.close()
     remove_stale(tmp_path, current)
     assert [*tmp_path.glob("*")] == [current]
+
+
+def test_a_batch_that_could_not_be_written_is_no_other_batchs(tmp_path):
+    with ThreadPoolExecutor(1) as writer:
+        states = HiddenStates(tmp_path / "states", keep=True, writer=writer)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            for part in (torch.zeros(2, 3), _Unwritable(), torch.ones(2, 3)):
+                states.append(LayerOutput((part,), is_tuple=False))
+            writer.submit(states.finish).result()
+        states.delete()
+
+
+class _Unwritable(torch.Tensor):
+    """A part for whose copy there is no memory."""
+
+    def to(self, *_, **__):
+        return self
+
+    def permute(self, *_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+def test_what_an_interrupted_collection_holds_is_known(deep, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    assert bytes_held(None, "a" * 64) == bytes_held(tmp_path, "a" * 64) == 0
+    with pytest.raises(KeyboardInterrupt):
+        run(deep, ResumePoint(tmp_path, "a" * 64, keep=True), _Stop(2, stop))
+    found = bytes_held(tmp_path, "a" * 64)
+    assert found == sum(path.stat().st_size for path in tmp_path.glob("*/*")) > 0
+    assert bytes_held(tmp_path, "b" * 64) == 0
+
+
+def test_a_finished_collection_is_not_removed_before_it_is_closed(deep, tmp_path):
+    """Other ranks may still be at theirs, and this one's sums are nowhere else."""
+    files, domains = read_files(deep), make_domains()
+    sums = make_sums(layout_of(load_plain("qwen3_moe", deep, torch.float32)), domains)
+    with closing(ResumePoint(tmp_path, "a" * 64, keep=True)) as point:
+        collect_streamed(StreamedModel(files, torch.float32, CPU), domains, sums, point, Progress(1, 8))
+        remove_finished(tmp_path)
+        assert files_in(tmp_path) == {"lock", *(f"layer-{layer}" for layer in range(8))}
+    remove_finished(tmp_path)
+    assert not list(tmp_path.glob("*"))
 
 
 def test_another_collection_does_not_go_on_from_this_one(deep, tmp_path):

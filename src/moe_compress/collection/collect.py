@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from moe_compress.collection.distributed import (
     parse_shard,
     refuse_empty_shards,
     refuse_what_does_not_add,
-    take_share,
+    share_of,
 )
 from moe_compress.collection.estimate import (
     Estimate,
@@ -30,7 +31,7 @@ from moe_compress.collection.estimate import (
 )
 from moe_compress.collection.progress import LayerRecord, Progress
 from moe_compress.collection.resident import collect_resident, load_resident
-from moe_compress.collection.resume import ResumePoint
+from moe_compress.collection.resume import ResumePoint, bytes_held
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel, collect_streamed
 from moe_compress.collection.sums import RoutingSums, start_sums
 from moe_compress.errors import ParameterError
@@ -99,7 +100,7 @@ def collect(
         CheckpointError: if a shard vanished or weights are damaged.
         StatisticsError: if an invariant of the sums is broken.
     """
-    place, count = parse_shard(settings.shard)
+    _, count = parse_shard(settings.shard)
     batches, streamed = prepare(files, domains, settings)
     asked = requests or dict.fromkeys(domains, ())
     reduce = reductions or {}
@@ -107,13 +108,14 @@ def collect(
         name: start_sums(layout, own, asked[name], settings.embedding_tokens, reduce.get(name))
         for name, own in batches.items()
     }
-    with join_ranks(streamed.device) as (rank, num_ranks):
+    with join_ranks(streamed.device) as (rank, num_ranks), ExitStack() as held:
         refuse_what_does_not_add(asked, count * num_ranks)
-        share = take_share(batches, place * num_ranks + rank, count * num_ranks)
+        share = share_of(batches, settings.shard, rank, num_ranks)
         weights = sorted({str(each.get("base_weights_digest")) for each in provenance.values()})
         wanted = {name: [sorted(own), repr(reduce.get(name))] for name, own in asked.items()}
         base = [weights, wanted, settings.embedding_tokens, code]
-        run(streamed, share, sums, settings, folder, base, report)
+        if any(share.values()):  # of more ranks than batches, the last have nothing to do
+            run(streamed, share, sums, settings, folder, base, held, report)
         if num_ranks > 1:
             add_ranks(sums, streamed.device)
     lineage = {"shard": settings.shard} if settings.shard else {}
@@ -137,7 +139,7 @@ def foresee(
     """
     batches, streamed = prepare(files, domains, settings)
     _, count = parse_shard(settings.shard)
-    largest = take_share(batches, 0, count * count_ranks())
+    largest = share_of(batches, f"1/{count}", 0, count_ranks())
     settle(streamed, largest, layout, settings, folder, requests)
 
 
@@ -165,8 +167,18 @@ def settle(
     settings: CollectSettings,
     folder: Path | None,
     requests: Mapping[str, Collection[str]],
+    held_bytes: int = 0,
 ) -> Estimate:
     """Return what collecting takes in the mode that suits this machine, after saying so.
+
+    Args:
+        streamed: the model.
+        batches: what is to run through it.
+        layout: its layout.
+        settings: how.
+        folder: where a streamed collection commits each layer.
+        requests: domain -> statistics besides those every collection has.
+        held_bytes: what the same collection has on disk already, from when it was interrupted.
 
     Raises:
         UnsupportedModelError: if the weights cannot be streamed and are to be.
@@ -177,7 +189,7 @@ def settle(
     mode, why = choose_mode(settings.mode, resident, streamed.device, streamed.files)
     needed = resident if mode == "resident" else estimate("streamed", streamed, batches, layout, folder, *extra)
     logger.info("%s\nchosen because %s", needed, why)
-    refuse_what_cannot_fit(needed, streamed.device, folder)
+    refuse_what_cannot_fit(needed, streamed.device, folder, held_bytes)
     return needed
 
 
@@ -188,11 +200,14 @@ def run(
     settings: CollectSettings,
     folder: Path | None,
     base: object,
+    held: ExitStack,
     report: Callable[[LayerRecord], None] | None = None,
 ) -> None:
-    """Add up each domain's sums, after saying what they will take."""
+    """Add up each domain's sums, after saying what they will take; where they lie is `held` from others."""
     layout = next(iter(sums.values())).layout
-    needed = settle(streamed, batches, layout, settings, folder, {name: own.requests for name, own in sums.items()})
+    asked = {name: own.requests for name, own in sums.items()}
+    name = fingerprint(streamed, layout, batches, base)
+    needed = settle(streamed, batches, layout, settings, folder, asked, bytes_held(folder, name))
     is_resident = needed.mode == "resident"
     model = load_resident(streamed.files.folder, streamed.device, streamed.dtype) if is_resident else None
     progress = Progress(needed.num_tokens, streamed.num_layers if model is None else 1, report)
@@ -201,7 +216,8 @@ def run(
             collect_resident(model, batches, sums, progress)
             return
         keep = needed.between_bytes <= _KEPT_IN_MEMORY * free_host_bytes()
-        point = ResumePoint(folder, fingerprint(streamed, layout, batches, base), keep)
+        point = ResumePoint(folder, name, keep)
+        held.callback(point.close)
         collect_streamed(streamed, batches, sums, point, progress)
     finally:
         progress.close()

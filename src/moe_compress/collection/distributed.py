@@ -53,6 +53,11 @@ def count_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def count_local_ranks() -> int:
+    """Return the number of those processes on this machine, which share its memory and disk."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def parse_shard(shard: str | None) -> tuple[int, int]:
     """Return (place counted from 0, number of shards) of `2/8`; (0, 1) for None.
 
@@ -99,6 +104,13 @@ def refuse_what_does_not_add(requests: Mapping[str, Collection[str]], num_proces
             "eliminations do not add, and one elimination needs the whole sample; collect it in one process, "
             "without collect.shard and torchrun"
         )
+
+
+def share_of(
+    domains: Mapping[str, Sequence[Batch]], shard: str | None, rank: int, num_ranks: int
+) -> dict[str, tuple[Batch, ...]]:
+    """Return the batches of one rank of a shard: a shard has the same batches however many ranks collect it."""
+    return take_share(take_share(domains, *parse_shard(shard)), rank, num_ranks)
 
 
 def take_share(domains: Mapping[str, Sequence[Batch]], place: int, count: int) -> dict[str, tuple[Batch, ...]]:

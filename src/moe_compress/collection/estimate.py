@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from moe_compress.collection.batches import Batch
+from moe_compress.collection.distributed import count_local_ranks
 from moe_compress.collection.requests import CollectedShape, cost_of
 from moe_compress.collection.streamed import CheckpointFiles, StreamedModel
 from moe_compress.errors import ResourceError, UnsupportedModelError
@@ -151,8 +152,16 @@ def choose_mode(asked: str, resident: Estimate, device: torch.device, files: Che
     return ("resident" if resident.device_bytes <= _COMFORTABLE * free else "streamed"), needs
 
 
-def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path | None) -> None:
-    """Check the estimate against what this machine has free.
+def refuse_what_cannot_fit(
+    needed: Estimate, device: torch.device, folder: Path | None, held_bytes: int = 0
+) -> None:
+    """Check the estimate against what this machine has free for each rank that runs on it.
+
+    Args:
+        needed: what one rank takes.
+        device: where it computes.
+        folder: where a streamed collection commits each layer.
+        held_bytes: what the same collection has there already, from when it was interrupted.
 
     Raises:
         ResourceError: naming what does not suffice.
@@ -169,7 +178,9 @@ def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path 
     ]
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        checks.append(("disk", needed.disk_bytes, shutil.disk_usage(folder).free, "data.sample"))
+        free = shutil.disk_usage(folder).free // count_local_ranks()
+        checks.append(("disk", needed.disk_bytes - held_bytes, free, "data.sample"))
+    each = " for each rank" if count_local_ranks() > 1 else ""
     for what, need, free, parameter in checks:
         if need > free:
             step = f"free some, or lower {parameter}"
@@ -179,7 +190,7 @@ def refuse_what_cannot_fit(needed: Estimate, device: torch.device, folder: Path 
                 step = f"two layers' weights alone are {_in_gb(needed.weight_bytes)}, so take a device with more"
             raise ResourceError(
                 f"{needed.mode} collection needs about {_in_gb(need)} of {what}, but {_in_gb(free)} are free"
-                f"{f' in {folder}' if what == 'disk' else ''}; {step}"
+                f"{f' in {folder}' if what == 'disk' else ''}{each}; {step}"
             )
 
 
@@ -189,7 +200,7 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def free_host_bytes(groups: Path = _CGROUPS) -> int:
-    """Return the host memory this process may still take, within its container's limit.
+    """Return the host memory this process may still take, within its container's limit and beside other ranks.
 
     Args:
         groups: where the kernel tells of control groups.
@@ -199,7 +210,7 @@ def free_host_bytes(groups: Path = _CGROUPS) -> int:
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([free, *_left_by_limits(groups)])
+    return min([free, *_left_by_limits(groups)]) // count_local_ranks()
 
 
 def _left_by_limits(groups: Path) -> Iterator[int]:

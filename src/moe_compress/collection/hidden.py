@@ -34,7 +34,7 @@ class HiddenStates:
         self._kept: list[LayerOutput | None] = []
         self._places: list[Place] = []
         self._waiting: deque[Future[None]] = deque(maxlen=_WAITING)
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._file: FileIO | None = None
         self._reader: FileIO | None = None
 
@@ -118,7 +118,7 @@ class HiddenStates:
                 self._file = self._path.open("wb", buffering=0)
             parts = [None if part is None else _write_part(self._file, part) for part in output.parts]
             left = [(*place, [_write_part(self._file, p) for p in own]) for place, own in output.left.items()]
-        except OSError as error:
+        except Exception as error:  # without its place, those of all that follow would be another's
             self._error = self._error or error
         else:
             self._places.append({"parts": parts, "is_tuple": output.is_tuple, "left": left})

@@ -47,7 +47,7 @@ class ResumePoint:
     """
 
     def __init__(self, folder: Path | None, fingerprint: str, keep: bool) -> None:
-        self._folder = folder / fingerprint[:16] if folder else None
+        self._folder = _place_of(folder, fingerprint) if folder else None
         self._fingerprint, self._keep = fingerprint, keep
         self._before: HiddenStates | None = None
         self._after: HiddenStates | None = None
@@ -147,7 +147,7 @@ class ResumePoint:
             ) from error
 
     def close(self) -> None:
-        """Let other processes at the folder."""
+        """Let other processes at the folder, `remove_finished` among them."""
         if self._writer is not None:
             self._writer.shutdown()
         if self._before is not None:
@@ -178,6 +178,10 @@ class ResumePoint:
             before.delete()
 
 
+def _place_of(folder: Path, fingerprint: str) -> Path:
+    return folder / fingerprint[:16]
+
+
 def _path_of(folder: Path, layer: int) -> Path:
     return folder / f"layer-{layer}.safetensors"
 
@@ -198,6 +202,15 @@ def _lock(folder: Path) -> FileLock:
             f"another process is at the same collection in {folder}; wait for it, or end it and run again"
         ) from error
     return lock
+
+
+def bytes_held(folder: Path | None, fingerprint: str) -> int:
+    """Return the bytes that an interrupted collection has on disk, and uses again or gives back when it goes on."""
+    if folder is None:
+        return 0
+    with suppress(FileNotFoundError):  # nobody began it, or another process has just ended it
+        return sum(path.stat().st_size for path in _place_of(folder, fingerprint).iterdir())
+    return 0
 
 
 def remove_finished(folder: Path) -> None:

@@ -159,7 +159,7 @@ def collect_streamed(
         streamed: the model.
         domains: name -> batches.
         sums: domain -> what its batches are added to.
-        point: where a killed run goes on, and where outputs lie between layers.
+        point: where a killed run goes on, and where outputs lie between layers; the caller closes it.
         progress: is told of each batch and layer.
 
     Raises:
@@ -192,5 +192,3 @@ def collect_streamed(
     except BaseException as error:
         point.abandon(error)
         raise
-    finally:
-        point.close()
