@@ -73,7 +73,7 @@ def describe(error: Exception) -> str:
             return f"{' '.join(str(cause).split())}; see conf/ for the environments there are"
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" where {cause.filename} is written" if cause.filename else ""
-            return f"the disk is full{place}; free space and run the same command again, which keeps what is done"
+            return f"the disk is full{place}; free space and run again without --fresh, which keeps what is done"
         if type(cause).__name__ == "MlflowException":
             return without_credentials(f"MLflow failed: {' '.join(str(cause).split())}; check MLFLOW_TRACKING_URI")
         cause = cause.__cause__

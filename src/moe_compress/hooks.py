@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Set
@@ -32,7 +33,8 @@ class RunKeyHooks:
 
     def __init__(self) -> None:
         self._lock = RunLock()
-        self._outputs: dict[str, KeyedDataset] = {}
+        self._is_fresh = False
+        self._keyed: dict[str, KeyedDataset] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -64,8 +66,6 @@ class RunKeyHooks:
             MoeCompressError: if the request cannot be met, or there is nothing to take a digest of.
         """
         from moe_compress.pipelines.foresee import foresee_collections
-        from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
-        from moe_compress.pipelines.run_keys import stage_keys
 
         parameters = plain(catalog["parameters"].load())
         domains = find_domains(pipeline, parameters)
@@ -74,32 +74,46 @@ class RunKeyHooks:
             if {f"{domain}.registered", f"{domain}.candidate_checkpoint"} & pipeline.all_outputs():
                 end_killed_run(self._lock.acquire(domain, active_run_id()))
         foresee_collections(parameters, pipeline, catalog)
+        self._keyed = {}
         for domain in domains:
-            rows = find_demonstrations(parameters, domain, catalog)
-            folder = catalog["domains_folder"].load()
-            keys = stage_keys(parameters, domain, catalog["base_model"].load().identity, rows, folder)
-            keys |= as_keys(key_parts(parameters, domain, rows, folder))
-            for name in pipeline.datasets():
-                dataset = catalog.get(name) if name.startswith(f"{domain}.") else None
-                if dataset is not None and hasattr(dataset, "bind"):
-                    dataset.bind({**keys, "command": describe_command(run_params)})
-        self._watch_outputs(pipeline, catalog, is_fresh=not run_params["only_missing_outputs"])
+            self._bind(domain, parameters, catalog, describe_command(run_params))
+        self._is_fresh = not run_params["only_missing_outputs"]
+        if self._is_fresh and "collect_folder" in pipeline.inputs():
+            from moe_compress.pipelines.collect import remove_resume_points
 
-    def _watch_outputs(self, pipeline: Pipeline, catalog: DataCatalog, is_fresh: bool) -> None:
-        """Remember what will be saved; after a fresh run that was stopped, the next one makes the rest anew too."""
+            remove_resume_points(catalog["collect_folder"].load())
+
+    def _bind(self, domain: str, parameters: dict[str, Any], catalog: DataCatalog, command: str) -> None:
+        """Give a domain's datasets its keys, those of other pipelines too: what they hold may become outdated."""
         from moe_compress.datasets.keyed import KeyedDataset
+        from moe_compress.pipelines.key_parts import as_keys, find_demonstrations, key_parts
+        from moe_compress.pipelines.run_keys import stage_keys
 
-        values = {name: catalog.get(name) for name in pipeline.all_outputs()}
-        self._outputs = {name: value for name, value in values.items() if isinstance(value, KeyedDataset)}
-        if is_fresh:
-            for output in self._outputs.values():
-                output.outdate()
+        rows = find_demonstrations(parameters, domain, catalog)
+        folder = catalog["domains_folder"].load()
+        keys = stage_keys(parameters, domain, catalog["base_model"].load().identity, rows, folder)
+        keys |= as_keys(key_parts(parameters, domain, rows, folder))
+        for name in names_of(domain):
+            value = catalog.get(name)
+            if isinstance(value, KeyedDataset):
+                self._keyed[name] = value
+            if value is not None and hasattr(value, "bind"):
+                value.bind({**keys, "command": command})
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Have what was saved count as up to date."""
-        if dataset_name in self._outputs:
-            self._outputs[dataset_name].follow_save(data)
+        """Have what was saved count as there, and what was made from its predecessor as missing.
+
+        So nothing old is taken for what goes with something new, wherever a fresh run ends.
+        """
+        value = self._keyed.get(dataset_name)
+        if value is None:
+            return
+        is_another = self._is_fresh or value.is_outdated
+        value.follow_save(data)
+        if is_another:
+            for name in find_made_from(dataset_name) & self._keyed.keys():
+                self._keyed[name].outdate()
 
     @hook_impl
     def on_pipeline_error(self) -> None:
@@ -151,15 +165,21 @@ def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, .
     """Return the domains a pipeline works for, sorted; none for a pipeline of no domain.
 
     Raises:
-        ParameterError: if it compresses for more than one, because such a run is tracked and reported as one, or
-            if it would compress from one shard of the statistics.
+        ParameterError: if it compresses for more than one, because such a run is tracked and reported as one, in
+            more processes than one, or from one shard of the statistics.
     """
     namespaces = {name.partition(".")[0] for name in pipeline.datasets()}
     found = tuple(sorted(namespaces & set(parameters.get("domains", {}))))
-    made = {f"{domain}.{value}": domain for domain in found for value in ("plan", "sweep")}
-    plans = sorted(made[name] for name in pipeline.all_outputs() & set(made))
+    made = {f"{domain}.{value}": domain for domain in found for value in ("plan", "sweep", "candidate_checkpoint")}
+    plans = sorted({made[name] for name in pipeline.all_outputs() & set(made)})
     if len(plans) > 1:
         raise ParameterError(f"one run compresses for one domain, not for {', '.join(plans)}; run them one by one")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if plans and processes > 1:
+        raise ParameterError(
+            f"{processes} processes were started, and only collecting is divided among them; start them with "
+            f"--pipelines=collect_{plans[0]}, and then run this in one process"
+        )
     shard = parameters.get("collect", {}).get("shard")
     if plans and shard:
         raise ParameterError(
@@ -167,6 +187,21 @@ def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, .
             f"them up with reduce_{plans[0]}, and run this without collect.shard"
         )
     return found
+
+
+def names_of(domain: str) -> set[str]:
+    """Return the names of all values of a domain, in whatever pipeline."""
+    from kedro.framework.project import pipelines
+
+    return {name for each in pipelines.values() for name in each.datasets() if name.startswith(f"{domain}.")}
+
+
+def find_made_from(name: str) -> set[str]:
+    """Return the names of all values that are made from one, in whatever pipeline and however many steps."""
+    from kedro.framework.project import pipelines
+
+    takers = [each for each in pipelines.values() if name in each.datasets()]
+    return {made for each in takers for made in each.from_inputs(name).all_outputs()}
 
 
 def check_domain(parameters: dict[str, Any], domain: str, pipeline: Pipeline) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -65,21 +68,28 @@ def test_a_killed_collection_goes_on_under_the_same_libraries_alone(project, mon
 
 
 def test_shards_are_collected_one_by_one_and_added_up(project):
-    for place in (1, 2, 3):
-        succeed(project.run("--pipelines=collect_code", f"--params=collect.shard={place}/3,collect.batch_size=2"))
-        assert not project.find("04_feature/statistics/code/*/statistics.safetensors")
-    result = project.run("--pipelines=reduce_code", "--params=collect.batch_size=2")
-    succeed(result)
+    """The first by two ranks, as the documentation has it typed; of one batch, the second has nothing to do."""
+    succeed(project.run("--pipelines=collect_code", "--params=collect.batch_size=8"))
     (whole,) = project.find("04_feature/statistics/code/*/statistics.safetensors")
-    described, sums = read(whole)
+    expected = read(whole)[1]
+    whole.unlink()
+    params = "--params=collect.batch_size=8,collect.mode=streamed,collect.shard"
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "moe_compress"]
+    done = subprocess.run(
+        [*ranks, "--pipelines=collect_code", f"{params}=1/2"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    succeed(project.run("--pipelines=collect_code", f"{params}=2/2"))
+    assert not whole.exists()
+    succeed(project.run("--pipelines=reduce_code", "--params=collect.batch_size=8"))
+    described, found = read(whole)
     assert "shard" not in described["provenance"]
-    parts = [read(path)[1] for path in project.find("04_feature/statistics/code/*/statistics-*-of-3.safetensors")]
-    assert len(parts) == 3
-    assert (sums["sums.count"] == sum(part["sums.count"] for part in parts)).all()
+    assert (found["sums.count"] == expected["sums.count"]).all()
+    np.testing.assert_allclose(found["sums.gate"], expected["sums.gate"], rtol=1e-9)
     # A shard that is collected anew outdates the whole.
     added = whole.stat().st_mtime_ns
-    succeed(project.run("--pipelines=collect_code", "--fresh", "--params=collect.shard=2/3,collect.batch_size=2"))
-    succeed(project.run("--pipelines=reduce_code", "--params=collect.batch_size=2"))
+    succeed(project.run("--pipelines=collect_code", "--fresh", f"{params}=2/2"))
+    succeed(project.run("--pipelines=reduce_code", "--params=collect.batch_size=8"))
     assert whole.stat().st_mtime_ns > added
 
 
@@ -95,6 +105,13 @@ def test_a_plan_from_one_shard_is_refused(project, pipeline):
     result = project.run(f"--pipelines={pipeline}", "--params=collect.shard=1/3")
     assert result.exit_code == 1
     assert "collect.shard is 1/3, and a plan needs all shards" in result.output
+
+
+def test_several_processes_only_collect(project, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = project.prune(domain="code")
+    assert result.exit_code == 1
+    assert "2 processes were started, and only collecting is divided among them; start them with" in result.output
 
 
 def test_two_domains_are_not_compressed_in_one_run(project):

@@ -83,7 +83,7 @@ def test_a_full_disk_is_said_with_its_place(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomically(tmp_path / "plan.json", b"{}")
     assert describe(caught.value) == (
-        f"the disk is full where {tmp_path}/plan.json is written; free space and run the same command again, "
+        f"the disk is full where {tmp_path}/plan.json is written; free space and run again without --fresh, "
         "which keeps what is done"
     )
     assert list(tmp_path.iterdir()) == []

@@ -66,11 +66,6 @@ def test_the_next_run_learns_which_run_had_the_lock(tmp_path, monkeypatch):
     lock.release()
 
 
-def test_ranks_but_the_first_work_for_the_same_run(holder, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    RunLock().acquire("medical")
-
-
 def test_a_holder_that_has_not_yet_said_who_it_is(holder):
     (holder_file,) = (path for path in os.scandir("data/02_intermediate/locks") if path.name == "medical.json")
     os.truncate(holder_file, 0)

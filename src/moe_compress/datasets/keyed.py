@@ -45,9 +45,14 @@ class KeyedDataset(AbstractDataset[Any, Any]):
 
     @property
     def _mark(self) -> Path:
-        """Lies beside a value that a run was told to make again, until it has."""
+        """Lies beside a value that was made from something older than what there is now."""
         assert self._key is not None
         return self._filepath / self._key[:KEY_LENGTH] / f".{self._basename}.outdated"
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a value is there and counts as missing."""
+        return self._mark.exists()
 
     def outdate(self) -> None:
         """Have the value, if there is one, count as missing until one is saved, by this run or another."""
@@ -63,7 +68,7 @@ class KeyedDataset(AbstractDataset[Any, Any]):
         return any(self._filepath.glob(f"*/{self._basename}"))
 
     def _exists(self) -> bool:
-        return self._key is not None and self.path.exists() and not self._mark.exists()
+        return self._key is not None and self.path.exists() and not self.is_outdated
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "basename": self._basename, "stage": self._stage}

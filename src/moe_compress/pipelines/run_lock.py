@@ -37,8 +37,6 @@ class RunLock:
         Raises:
             MoeCompressError: if another run has it, naming its process.
         """
-        if os.environ.get("RANK", "0") != "0":
-            return None  # a rank of torchrun works for the run of the first
         self.release()
         FOLDER.mkdir(parents=True, exist_ok=True)
         holder, lock = FOLDER / f"{domain}.json", FileLock(FOLDER / f"{domain}.lock")
