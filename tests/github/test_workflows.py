@@ -62,6 +62,14 @@ def test_the_recompression_has_what_it_must_have():
     assert "needed == 'true'" in domain["jobs"]["run"]["if"] and domain["defaults"]["run"]["shell"] == "bash"
 
 
+def test_jobs_on_a_disk_that_lasts_leave_what_is_on_it():
+    lasting = [job for job in read(FOLDER / "recompress-domain.yml")["jobs"].values() if "vars." in job["runs-on"]]
+    assert len(lasting) == 2
+    for job in lasting:
+        (checkout,) = (step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@"))
+        assert checkout.get("with", {}).get("clean") is False
+
+
 def test_the_relay_sends_the_event_that_the_workflow_waits_for():
     (event,) = read(FOLDER / "recompress.yml")["on"]["repository_dispatch"]["types"]
     assert f'"event_type": "{event}"' in (ROOT / "examples" / "mlflow_relay.py").read_text()
