@@ -4,6 +4,8 @@ import os
 import shutil
 import socket
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import mlflow
 import pytest
@@ -111,6 +113,72 @@ def test_what_the_server_refuses_holds_up_nothing(server, tmp_path):
         assert mlflow.get_run(run.info.run_id).data.tags["late"] == "yes"
 
 
+@contextmanager
+def gatekeeper(status, body):
+    """Yield the address of what stands before a server and answers every request alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, b"You are not authenticated"),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "the token has expired"}'),
+        (404, b"<html>404 page not found</html>"),
+    ],
+)
+def test_who_is_not_let_in_loses_nothing_that_is_kept(tmp_path, checkpoint, status, body):
+    with gatekeeper(status, body) as uri, keeping(tmp_path, uri) as store:
+        store.outbox.promise("0" * 32)
+        creation = {"experiment_id": "1", "start_time": 1}
+        store.outbox.add("run", {"promised": "0" * 32, "experiment": None, "body": creation})
+        delivery = send_kept()
+        assert (delivery.refused, len(delivery.left)) == (
+            [],
+            1,
+        ) and "could not create the kept run" in delivery.reason
+        store.outbox.entries()[0].unlink()
+        place = {"model_name": "moe-kept", "folder": str(checkpoint), "alias": "candidate", "run_id": "1" * 32}
+        store.outbox.add("artifact", {"run_id": "1" * 32, "path": str(checkpoint / "config.json")})
+        store.outbox.add("registration", {**place, "tags": TAGS})
+        delivery = send_kept()
+        assert (delivery.refused, delivery.registrations, len(delivery.left)) == ([], ["moe-kept"], 2)
+
+
+def test_what_belongs_to_a_refused_run_is_refused_too(server, tmp_path, checkpoint):
+    page = tmp_path / "report.html"
+    page.write_text("<html></html>")
+    with keeping(tmp_path, mlflow.get_tracking_uri()) as store:
+        store.outbox.promise("2" * 32)
+        creation = {"experiment_id": "404404", "start_time": 1}  # an experiment that is gone
+        place = {"model_name": "moe-lost", "folder": str(checkpoint), "alias": "candidate", "run_id": "2" * 32}
+        tag = {"run_id": "2" * 32, "key": "late", "value": "yes"}
+        store.outbox.add("run", {"promised": "2" * 32, "experiment": None, "body": creation})
+        store.outbox.add("request", {"name": "SetTag", "body": tag})
+        store.outbox.add("artifact", {"run_id": "2" * 32, "path": str(page)})
+        store.outbox.add("registration", {**place, "tags": TAGS})
+        delivery = send_kept()
+        assert (len(delivery.refused), delivery.left) == (4, [])
+        assert delivery.refused_registrations == ["moe-lost"]
+
+
 def test_a_request_the_server_refuses_is_not_kept(server, tmp_path):
     with keeping(tmp_path, mlflow.get_tracking_uri()) as store, mlflow.start_run():
         log_run({"a": 1}, {}, {})
@@ -166,6 +234,8 @@ def test_an_earlier_registration_does_not_take_the_alias_back(server, tmp_path, 
         store.outbox.add("registration", {**kept, "run_id": "0" * 32, "tags": {"run_key": "later"}})
         assert register_or_keep("moe-order", checkpoint, {"run_key": "latest"}, "candidate") is None
         assert [entry["tags"]["run_key"] for entry in store.outbox.contents()] == ["later", "latest"]
+        # Another model's goes ahead.
+        assert register_or_keep("moe-free", checkpoint, TAGS, "candidate").version == "1"
 
 
 def test_a_kept_registration_waits_behind_an_earlier_one_of_its_model(server, tmp_path, checkpoint):

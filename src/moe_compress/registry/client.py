@@ -68,6 +68,15 @@ def is_away(error: Exception) -> bool:
     return status >= 500 or status == 429
 
 
+def is_shut_out(error: BaseException | None) -> bool:
+    """Return whether what MLflow raised says that nobody looked at the request.
+
+    That is so where a login has expired, and where a proxy knows no such address.
+    """
+    status: int = getattr(error, "get_http_status_code", lambda: 500)()
+    return status in (401, 403) or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
+
+
 @contextmanager
 def mlflow_client(doing: str) -> Iterator[Any]:
     """Yield an `MlflowClient` of the configured store.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_compress.errors import RegistryAwayError, RegistryError
-from moe_compress.registry.client import active_run_id, mlflow_client
+from moe_compress.registry.client import active_run_id, is_shut_out, mlflow_client
 from moe_compress.registry.offline import KeepingStore, find_store
 from moe_compress.registry.upload import storing
 from moe_compress.registry.versions import RegisteredVersion, finish_release, register_version
@@ -63,7 +63,7 @@ class Delivery:
 
 
 def deliver(store: KeepingStore, registrations: bool) -> Delivery:
-    """Send kept entries in order, until the server does not answer.
+    """Send kept entries in order, until the server does not answer or does not let us in.
 
     Args:
         store: the server's store, and its kept entries.
@@ -89,20 +89,28 @@ def _send_entries(store: KeepingStore, registrations: bool, delivery: Delivery) 
             continue
         try:
             delivery.registered += _send(store, entry)
-        except RegistryAwayError as error:
+        except RegistryError as error:
+            if not (isinstance(error, RegistryAwayError) or is_shut_out(error.__cause__)):
+                _refuse(store, path, str(error), delivery)
+                continue
             delivery.reason = str(error)
             if entry["kind"] in IN_ORDER:
                 return
             if is_registration:
                 waiting.add(entry["model_name"])
-        except RegistryError as error:
-            store.outbox.refuse(path, str(error))
-            delivery.refused.append(str(error))
-            if is_registration:
-                delivery.refused_registrations.append(entry["model_name"])
         else:
             path.unlink()
             delivery.sent += 1
+
+
+def _refuse(store: KeepingStore, path: Path, reason: str, delivery: Delivery) -> None:
+    entry = store.outbox.read(path)
+    store.outbox.refuse(path, reason)
+    delivery.refused.append(reason)
+    if entry["kind"] == "registration":
+        delivery.refused_registrations.append(entry["model_name"])
+    if entry["kind"] == "run":  # what names it would wait for ever; without the promise the server refuses it too
+        store.outbox.withdraw(entry["promised"])
 
 
 def _send(store: KeepingStore, entry: dict[str, Any]) -> list[str]:
@@ -215,7 +223,7 @@ def register_or_keep(
     store, run_id = find_store(), active_run_id()
     try:
         if store and store.outbox.entries():
-            _send_earlier(store)
+            _send_earlier(store, model_name)
         run = _found_id(store, run_id) if store and run_id else run_id
         return register_version(model_name, folder, tags, None, run)
     except RegistryAwayError as error:
@@ -244,13 +252,13 @@ def finish_or_keep(version: RegisteredVersion, alias: str) -> None:
         store.outbox.add("registration", {**place, "tags": dict(version.tags)})
 
 
-def _send_earlier(store: KeepingStore) -> None:
-    """Send what is kept: of registrations above all, which would take their alias back from a later version."""
+def _send_earlier(store: KeepingStore, model_name: str) -> None:
+    """Send what is kept: above all a model's registrations, which would take its alias back from a later one."""
     delivery = store.catch_up(registrations=True)
     for reason in delivery.refused:
         logger.warning("refused, and put aside in %s: %s", delivery.folder / "refused", reason)
-    if delivery.registrations:
-        raise RegistryAwayError(f"earlier registrations still wait: {delivery.reason}")
+    if model_name in delivery.registrations:
+        raise RegistryAwayError(f"an earlier registration of {model_name} still waits: {delivery.reason}")
 
 
 def send_kept() -> Delivery | None:

@@ -68,6 +68,10 @@ class Outbox:
         """Note what the server calls a promised run."""
         write_atomically(self.folder / "ids" / run_id, real_id.encode())
 
+    def withdraw(self, run_id: str) -> None:
+        """Forget a promised run that there will never be."""
+        (self.folder / "ids" / run_id).unlink(missing_ok=True)
+
     def find_id(self, run_id: str) -> str:
         """Return what the server calls a run; empty for a promised one that it does not know yet."""
         path = self.folder / "ids" / run_id
