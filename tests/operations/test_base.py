@@ -110,6 +110,13 @@ def test_without_a_version_nothing_is_known_of_settings(hub):
     assert inspect("hf://org/base").settings_digest is None
 
 
+def test_settings_too_many_for_a_tag_are_not_known(hub, known):
+    cut = {**known.tags, "base_settings_files": known.tags["base_settings_files"][:50] + "... (5001 characters"}
+    facts = inspect("hf://org/base", RegisteredVersion("moe-medical", "2", False, tags=cut))
+    assert facts.settings_digest is None and "config.json" in facts.changed_settings
+    assert inspect("hf://org/base", RegisteredVersion("moe-medical", "2", False, tags=cut), known).settings_digest
+
+
 def test_refusals_of_the_hub_are_one_sentence(hub, known, monkeypatch):
     with pytest.raises(CheckpointError, match=r"does not tell of 'org/other' at revision main .*--base"):
         inspect("hf://org/other", known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from moe_compress.checkpoint.files import CONFIG, travels
 from moe_compress.datasets.checkpoint import UNWANTED, WANTED, CheckpointDataset
 from moe_compress.datasets.places import HubPlace, RegisteredPlace
 from moe_compress.errors import CheckpointError
-from moe_compress.registry.versions import RegisteredVersion, find_version
+from moe_compress.registry.versions import RegisteredVersion, find_version, read_json_tag
 
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 
@@ -72,7 +71,7 @@ def _inspect_hub(place: HubPlace, versions: Sequence[RegisteredVersion]) -> Base
     settings = {name: files[name] for name in names if name == CONFIG or travels(name)}
     changed: list[tuple[str, ...]] = []
     for version in versions:
-        recorded = json.loads(version.tags.get("base_settings_files", "{}"))
+        recorded = read_json_tag(version.tags.get("base_settings_files", "")) or {}
         changed.append(_changed(settings, recorded))
         if recorded and not changed[-1]:
             digest = version.tags["base_settings_digest"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from moe_compress.plans.document import read_document
 from moe_compress.plans.margins import compare_layers
 from moe_compress.registry.promotion import PROMOTED, ROLLED_BACK
 from moe_compress.registry.tracking import read_artifact, read_metrics
-from moe_compress.registry.versions import RegisteredVersion, find_version, list_aliases
+from moe_compress.registry.versions import RegisteredVersion, find_version, list_aliases, read_json_tag
 from moe_compress.types import CompressionPlan
 
 _MEASURED = ("accuracy.", "share_kept.", "perplexity.", "tokens_per_second")
@@ -108,8 +107,11 @@ def _change(tags: Mapping[str, str], name: str) -> str | None:
 
 def _gates(tags: Mapping[str, str]) -> dict[str, str]:
     """Return gate -> its outcome in a few words."""
+    gates = read_json_tag(tags.get("gates", "{}"))
+    if gates is None:
+        return {"each": "too long for a tag; see report.html of the MLflow run"}
     said = {}
-    for name, gate in json.loads(tags.get("gates", "{}")).items():
+    for name, gate in gates.items():
         word = next(word for word in _LIMITS if word in gate)
         limit = f"{word.replace('_', ' ')} {gate[word]:g}" if gate[word] is not None else gate["basis"]
         observed = "not measured" if gate["observed"] is None else f"{gate['observed']:.4g}"
@@ -122,7 +124,9 @@ _LIMITS = ("at_least", "at_most")
 
 
 def _record(text: str) -> str:
-    record = json.loads(text)
+    record = read_json_tag(text)
+    if not isinstance(record, Mapping):  # cut, or set by hand
+        return text
     return f"{record['at']} by {record['by'] or 'no one named'}: {record['why'] or 'no reason given'}"
 
 

@@ -13,6 +13,9 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 PROMOTED, ROLLED_BACK = "promoted", "rolled_back"
 """Tags that say who moved the alias, when and why."""
 
+_LONGEST_NAME, _LONGEST_REASON = 200, 2000
+"""In characters; JSON writes some as two, and the record must fit a tag whole."""
+
 
 def promote(version: RegisteredVersion, by: str = "", why: str = "") -> bool:
     """Point `champion` at a version and `previous` at the champion before it; twice is as once.
@@ -64,4 +67,6 @@ def roll_back(model_name: str, by: str = "", why: str = "") -> RegisteredVersion
 
 
 def _record(by: str, why: str) -> str:
-    return shortened(json.dumps({"by": by, "why": why, "at": datetime.now(UTC).isoformat(timespec="seconds")}))
+    said = {"by": shortened(by, _LONGEST_NAME), "why": shortened(why, _LONGEST_REASON)}
+    record = {**said, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return shortened(json.dumps(record, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -204,12 +205,20 @@ def aliases_of(client: Any, model_name: str) -> dict[str, str]:
     return {alias: str(version) for model in models for alias, version in model.aliases.items()}
 
 
-def shortened(value: str) -> str:
+def shortened(value: str, length: int = MAX_TAG_LENGTH) -> str:
     """Return a tag's value, cut with a digest of the whole if it is longer than servers take."""
-    if len(value) <= MAX_TAG_LENGTH:
+    if len(value) <= length:
         return value
     note = f"... ({len(value)} characters, sha256 {hashlib.sha256(value.encode()).hexdigest()})"
-    return value[: MAX_TAG_LENGTH - len(note)] + note
+    return value[: length - len(note)] + note
+
+
+def read_json_tag(value: str) -> Any:
+    """Return what a tag says in JSON; None where it was cut and is JSON no longer."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
 
 
 def _check_name(model_name: str) -> None:
