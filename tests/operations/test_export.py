@@ -222,6 +222,18 @@ def test_the_dag_has_one_task_a_shard_and_no_circle(opened):
         assert_pod_is_whole(task["spec"], {volume["name"] for volume in task["spec"]["volumes"]})
 
 
+def test_airflow_lets_a_pod_wait_for_its_gpu_and_its_image(opened):
+    source = ast.parse(export(opened, "airflow"))
+    (operator,) = (
+        node
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "KubernetesPodOperator"
+    )
+    given = {keyword.arg: keyword.value for keyword in operator.keywords}
+    assert ast.literal_eval(given["schedule_timeout_seconds"]) >= 24 * 3600
+    assert ast.literal_eval(given["startup_timeout_seconds"]) >= 1800
+
+
 def test_a_mixture_collects_each_of_its_domains(opened):
     tasks = read_tasks(export(opened, "airflow", domain="both"))
     collected = {name for name in tasks if name.startswith("collect")}

@@ -22,6 +22,10 @@ _INDEX = "$((JOB_COMPLETION_INDEX + 1))"
 """What a shell in a pod of an indexed Job makes its shard's number of."""
 _FAULT = 1
 """Exit code of what a user has to mend, so that trying again is no use."""
+_SCHEDULE_SECONDS = 7 * 24 * 3600
+"""How long Airflow lets a pod wait for a GPU, which others may hold for days; its own default is two minutes."""
+_STARTUP_SECONDS = 3600
+"""How long it lets a pod's node fetch the image, of several GB, and mount the volume."""
 
 Manifest = dict[str, Any]
 
@@ -133,7 +137,14 @@ def write_airflow(steps: Sequence[Step], needs: JobNeeds, place: Place) -> str:
             pod = make_pod(step, needs.steps[step.kind], place, shard)
             waits = [task for other in step.after for task in names[other]]
             pods[_task(step, shard)] = {"after": waits, "spec": pod}
-    return _DAG.format(domain=place.domain, name=place.name, tries=_TRIES, tasks=json.dumps(pods, indent=1))
+    return _DAG.format(
+        domain=place.domain,
+        name=place.name,
+        tries=_TRIES,
+        schedule_seconds=_SCHEDULE_SECONDS,
+        startup_seconds=_STARTUP_SECONDS,
+        tasks=json.dumps(pods, indent=1),
+    )
 
 
 def _shards(step: Step) -> list[str]:
@@ -166,6 +177,8 @@ with DAG("{name}", schedule=None, catchup=False, max_active_runs=1, default_args
             task_id=name,
             name="{name}-" + name,
             pod_template_dict={{"apiVersion": "v1", "kind": "Pod", "spec": task["spec"]}},
+            schedule_timeout_seconds={schedule_seconds},
+            startup_timeout_seconds={startup_seconds},
         )
         for name, task in TASKS.items()
     }}
