@@ -82,6 +82,7 @@ def commands_of_job(job, folder):
     """Return what a job's pods have kedro do; a shell fills in the shard, with a `kedro` that only prints."""
     (container,) = job["spec"]["template"]["spec"]["containers"]
     if "args" in container:
+        assert container["command"] == ["kedro"]
         return [container["args"]]
     stub = folder / "kedro"
     stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -97,10 +98,11 @@ def commands_of_workflow(workflow):
     templates = {template["name"]: template for template in workflow["spec"]["templates"]}
     found = []
     for task in templates[workflow["spec"]["entrypoint"]]["dag"]["tasks"]:
-        args = templates[task["template"]]["container"]["args"]
+        container = templates[task["template"]]["container"]
+        assert container["command"] == ["kedro"]
         numbers = task.get("withSequence", {"start": 1, "end": 1})
         for number in range(int(numbers["start"]), int(numbers["end"]) + 1):
-            found.append([word.replace("{{inputs.parameters.shard}}", str(number)) for word in args])
+            found.append([word.replace("{{inputs.parameters.shard}}", str(number)) for word in container["args"]])
     return found
 
 
@@ -152,7 +154,9 @@ def test_all_three_forms_run_the_same_commands(opened, tmp_path):
     _, jobs = read_kubernetes(export(opened, "kubernetes", params=params))
     by_jobs = sorted(words for job in jobs for words in commands_of_job(job, tmp_path))
     tasks = read_tasks(export(opened, "airflow", params=params))
-    by_tasks = sorted(task["spec"]["containers"][0]["args"] for task in tasks.values())
+    containers = [task["spec"]["containers"][0] for task in tasks.values()]
+    assert all(container["command"] == ["kedro"] for container in containers)
+    by_tasks = sorted(container["args"] for container in containers)
     by_workflow = sorted(commands_of_workflow(yaml.safe_load(export(opened, "argo", params=params))))
     assert by_jobs == by_tasks == by_workflow
     assert [word for word in by_jobs[0] if "shard" in word] == [f"--params=collect.shard=1/2,{params}"]

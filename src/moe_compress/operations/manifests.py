@@ -229,7 +229,8 @@ def make_pod(step: Step, needs: Needs, place: Place, shard: str = "") -> Manifes
 
 def _command(step: Step, shard: str) -> Manifest:
     if shard != _INDEX or not step.shards:
-        return {"args": step.arguments(shard)}
+        # The image's entrypoint, too, but Argo would look that up in its registry, which may be closed to it.
+        return {"command": ["kedro"], "args": step.arguments(shard)}
     words = shlex.join(["kedro", *step.arguments("$SHARD")])
     # Nothing expands in the quotes that a parameter may need, so the number is put beside them.
     return {"command": ["sh", "-c", "exec " + words.replace("$SHARD", f"'{_INDEX}'", 1)]}
