@@ -34,6 +34,7 @@ def read_params(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option(
     "--gpu-memory", default="80GB", show_default=True, help="Of one GPU of the cluster; 0 uses CPUs alone."
 )
+@click.option("--gpus-per-node", type=int, default=8, show_default=True, help="The most that a pod can have.")
 @click.option("--claim", default="moe-compress-data", show_default=True, help="Volume claim for data/.")
 @click.option("--secret", default="moe-compress", show_default=True, help="Secret whose entries become variables.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Base model to estimate from.")
@@ -46,6 +47,7 @@ def export(
     shards: int,
     image: str,
     gpu_memory: str,
+    gpus_per_node: int,
     claim: str,
     secret: str,
     checkpoint: Path | None,
@@ -69,7 +71,9 @@ def export(
     checkpoint = checkpoint.resolve() if checkpoint else None
     place = manifests.Place(domain, image, claim, secret)
     project = open_project(env, params[1])
-    text = export_job(form, project, pipelines, place, shards, gpu_memory, checkpoint, params[0], env)
+    text = export_job(
+        form, project, pipelines, place, shards, gpu_memory, gpus_per_node, checkpoint, params[0], env
+    )
     if to is None:
         click.echo(text)
     else:

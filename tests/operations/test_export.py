@@ -18,7 +18,7 @@ from tests.pipelines.conftest import copy_project
 from moe_compress.checkpoint.index import read_index
 from moe_compress.datasets.checkpoint import CheckpointDataset
 from moe_compress.datasets.plan import read_plan
-from moe_compress.errors import MoeCompressError
+from moe_compress.errors import MoeCompressError, ResourceError
 from moe_compress.export_commands import export as export_command
 from moe_compress.operations.export import export_job
 from moe_compress.operations.manifests import Place
@@ -271,6 +271,13 @@ def test_evaluation_gets_gpus_for_the_weights_of_one_model_at_a_time(opened):
     assert steps["finish"] == steps["baseline"]
     # 160 GB in GPUs of 80 GB of which weights take 64: three, each with more than a third of them
     assert evaluating(160 * 10**9, 80 * 10**9, 0) == Needs(4 << 30, 3, 53_333_333_334)
+
+
+def test_a_pod_never_asks_for_more_gpus_than_a_node_has(opened, monkeypatch):
+    monkeypatch.setattr("moe_compress.operations.needs.evaluated_bytes", lambda *_: 1376 * 10**9)
+    with pytest.raises(ResourceError, match=r"22 GPUs of 80\.0 GB .* 8 of a node .*evaluate\.dtype .*--gpu-memory"):
+        export(opened, "argo")
+    assert find_needs(opened, "medical", 2, 80 * 10**9, gpus_per_node=22).steps["finish"].gpus == 22
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def export_job(
     place: Place,
     shards: int,
     gpu_memory: str = "80GB",
+    gpus_per_node: int = 8,
     checkpoint: Path | None = None,
     params: str = "",
     env: str | None = None,
@@ -39,13 +40,14 @@ def export_job(
         place: the domain, and where its pods run.
         shards: parts of each collection.
         gpu_memory: of one GPU of the cluster, such as `80GB`; `0` for none.
+        gpus_per_node: the most GPUs that a pod can have.
         checkpoint: a copy of the base model to estimate from.
         params: as typed after `--params`.
         env: the environment under `conf/`.
 
     Raises:
         ParameterError: if nothing would be collected, or the request can not be met.
-        ResourceError: if a shard does not fit on one GPU.
+        ResourceError: if a shard does not fit on one GPU, or evaluation on those of one node.
     """
     domain = place.domain
     project.own(domain)
@@ -56,4 +58,5 @@ def export_job(
         )
     steps = plan_steps(pipelines, project.catalog, domain, shards, params, env)
     gpu_bytes = 0 if gpu_memory == "0" else methods.parse_size(gpu_memory)
-    return FORMS[form](steps, find_needs(project, domain, shards, gpu_bytes, checkpoint), place)
+    needs = find_needs(project, domain, shards, gpu_bytes, checkpoint, gpus_per_node)
+    return FORMS[form](steps, needs, place)

@@ -59,7 +59,12 @@ class JobNeeds:
 
 
 def find_needs(
-    project: Project, domain: str, shards: int, gpu_bytes: int, checkpoint: Path | None = None
+    project: Project,
+    domain: str,
+    shards: int,
+    gpu_bytes: int,
+    checkpoint: Path | None = None,
+    gpus_per_node: int = 8,
 ) -> JobNeeds:
     """Return what a domain's job needs; reads names, shapes and the demonstrations, no weights.
 
@@ -69,23 +74,21 @@ def find_needs(
         shards: parts of each collection.
         gpu_bytes: memory of one of the cluster's GPUs; 0 computes on CPUs.
         checkpoint: a copy of the base model to look at; the configured one if it is a folder.
+        gpus_per_node: the most GPUs that a pod can have.
 
     Raises:
         ParameterError: if the base model is not on this machine, or there are more shards than batches.
-        ResourceError: if a shard does not fit on one GPU.
+        ResourceError: if a shard does not fit on one GPU, or evaluation on those of one node.
     """
     index = read_index(checkpoint or find_folder(project))
     own = project.own(domain)
     estimates = [estimate_shard(project, part, shards, index) for part in own.get("of") or (domain,)]
     needed = max(each.device_bytes for each in estimates)
-    if gpu_bytes and needed > gpu_bytes:
-        raise ResourceError(
-            f"a shard of {domain} needs about {needed / 1e9:,.1f} GB of a GPU that has {gpu_bytes / 1e9:,.1f} GB; "
-            "lower collect.batch_size or collect.max_tokens, or give --gpu-memory of a larger one"
-        )
     sums = max(each.host_bytes for each in estimates)
     largest = max(path.stat().st_size for path in index.folder.glob("*.safetensors"))
     evaluated = evaluating(evaluated_bytes(project, index), gpu_bytes, largest)  # one model at a time is loaded
+    if gpu_bytes:
+        refuse_what_does_not_fit(domain, needed, evaluated.gpus, gpu_bytes, gpus_per_node)
     on_disk = sum(info.num_bytes for info in index.tensors.values())
     steps: dict[Kind, Needs] = {
         "prepare": Needs(PROCESS_BYTES),
@@ -95,6 +98,32 @@ def find_needs(
         "finish": evaluated,
     }
     return JobNeeds(steps, 2 * on_disk + shards * sum(each.disk_bytes + each.host_bytes for each in estimates))
+
+
+def refuse_what_does_not_fit(domain: str, shard: int, gpus: int, gpu_bytes: int, gpus_per_node: int) -> None:
+    """Check that a shard fits on one GPU, and that evaluation takes no more GPUs than a node has.
+
+    Args:
+        domain: what the job is for.
+        shard: bytes of GPU memory that the largest shard takes.
+        gpus: what evaluation takes.
+        gpu_bytes: memory of one GPU.
+        gpus_per_node: the most GPUs that a pod can have.
+
+    Raises:
+        ResourceError: if it is not so.
+    """
+    if shard > gpu_bytes:
+        raise ResourceError(
+            f"a shard of {domain} needs about {shard / 1e9:,.1f} GB of a GPU that has {gpu_bytes / 1e9:,.1f} GB; "
+            "lower collect.batch_size or collect.max_tokens, or give --gpu-memory of a larger one"
+        )
+    if gpus > gpus_per_node:
+        raise ResourceError(
+            f"evaluating {domain} takes {gpus} GPUs of {gpu_bytes / 1e9:,.1f} GB in one pod, more than the "
+            f"{gpus_per_node} of a node (--gpus-per-node); set evaluate.dtype to a smaller one, or give a larger "
+            "--gpu-memory"
+        )
 
 
 def find_folder(project: Project) -> Path:
