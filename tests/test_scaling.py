@@ -28,7 +28,7 @@ def test_every_export_on_the_page_is_one():
     commands = [
         shlex.split(line) for line in PAGE.read_text().splitlines() if line.startswith("kedro compress export")
     ]
-    assert {command[3] for command in commands} == {"airflow", "argo", "kubernetes"}
+    assert {command[3] for command in commands} == {"airflow", "argo", "claim", "kubernetes"}
     for command in commands:
         assert export.make_context("export", command[3:]).params["shards"] == 8
 

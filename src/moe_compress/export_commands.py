@@ -21,11 +21,12 @@ def read_params(context: click.Context, option: click.Parameter, text: str) -> t
     compress,
     "export",
     EXIT_CODES,
+    "kedro compress export claim medical --shards 8 --image registry.example.com/moe-compress:0.1.0-cuda",
     "kedro compress export airflow medical --shards 8 --image registry.example.com/moe-compress:0.1.0-cuda",
     "kedro compress export argo medical --shards 8 --image ... --env qwen3_30b_a3b --checkpoint models/qwen3",
     "kedro compress export kubernetes medical --shards 8 --image ... --gpu-memory 141GB --to medical.yaml",
 )
-@click.argument("form", metavar="FORM", type=click.Choice(("airflow", "argo", "kubernetes")))
+@click.argument("form", metavar="FORM", type=click.Choice(("airflow", "argo", "claim", "kubernetes")))
 @click.argument("domain")
 @click.option(
     "--shards", type=int, default=8, show_default=True, help="Parts of the collection, each on a machine."
@@ -57,8 +58,9 @@ def export(
 ) -> None:
     """Write DOMAIN's job for an orchestrator: shards, their sum, then the rest with gates and release.
 
-    FORM is airflow (a DAG), argo (a workflow) or kubernetes (Jobs, released one after the other). What pods ask
-    for is estimated from the base model's headers and the demonstrations; no weights are read.
+    FORM is airflow (a DAG), argo (a workflow) or kubernetes (Jobs, released one after the other), or claim, the
+    volume that the pods of all three mount. What pods ask for is estimated from the base model's headers and the
+    demonstrations; no weights are read.
     """
     from kedro.framework.project import pipelines
 

@@ -60,12 +60,12 @@ def export(opened, form, domain="medical", shards=2, params=PARAMS, **options):
 
 
 def read_kubernetes(text):
-    """Return the claim, and the jobs in an order that they can run in."""
-    claim, *jobs = yaml.safe_load_all(text)
+    """Return the jobs in an order that they can run in."""
+    jobs = list(yaml.safe_load_all(text))
     named = {job["metadata"]["name"]: job for job in jobs}
     waits = {name: job["metadata"]["annotations"].get("moe-compress/after") for name, job in named.items()}
     order = TopologicalSorter({name: after.split(",") if after else [] for name, after in waits.items()})
-    return claim, [named[name] for name in order.static_order()]
+    return [named[name] for name in order.static_order()]
 
 
 def read_tasks(source):
@@ -111,7 +111,7 @@ def run_exported(project, domain, shards, params, folder):
     words = ["kubernetes", domain, f"--shards={shards}", f"--image={IMAGE}", f"--params={params}", "--to=job.yaml"]
     result = CliRunner().invoke(export_command, words)
     assert result.exit_code == 0, result.output
-    _, jobs = read_kubernetes((project.folder / "job.yaml").read_text())
+    jobs = read_kubernetes((project.folder / "job.yaml").read_text())
     for job in jobs:
         for arguments in commands_of_job(job, folder):
             result = project.run(*arguments[1:])
@@ -151,7 +151,7 @@ def test_the_exported_commands_of_a_mixture_end_in_a_version(operator, tmp_path)
 
 def test_all_three_forms_run_the_same_commands(opened, tmp_path):
     params = f"{PARAMS},select.seed=7"
-    _, jobs = read_kubernetes(export(opened, "kubernetes", params=params))
+    jobs = read_kubernetes(export(opened, "kubernetes", params=params))
     by_jobs = sorted(words for job in jobs for words in commands_of_job(job, tmp_path))
     tasks = read_tasks(export(opened, "airflow", params=params))
     containers = [task["spec"]["containers"][0] for task in tasks.values()]
@@ -182,8 +182,10 @@ def assert_pod_is_whole(spec, volumes):
 
 
 def test_kubernetes_jobs_are_whole(opened):
-    claim, jobs = read_kubernetes(export(opened, "kubernetes"))
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    claim, jobs = yaml.safe_load(export(opened, "claim")), read_kubernetes(export(opened, "kubernetes"))
+    assert (claim["kind"], claim["spec"]["accessModes"]) == ("PersistentVolumeClaim", ["ReadWriteMany"])
+    # What is deleted to repeat a job is no data.
+    assert {(job["kind"], job["metadata"]["labels"]["app"]) for job in jobs} == {("Job", "moe-compress-medical")}
     assert len({job["metadata"]["name"] for job in jobs}) == len(jobs) == 5
     for job in jobs:
         spec = job["spec"]["template"]["spec"]

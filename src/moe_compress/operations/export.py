@@ -9,14 +9,14 @@ from kedro.pipeline import Pipeline
 
 from moe_compress import methods
 from moe_compress.errors import ParameterError
-from moe_compress.operations.manifests import Place, write_airflow, write_argo, write_kubernetes
+from moe_compress.operations.manifests import Place, write_airflow, write_argo, write_claim, write_kubernetes
 from moe_compress.operations.needs import find_needs
 from moe_compress.operations.project import Project
 from moe_compress.operations.steps import plan_steps
 from moe_compress.pipelines.request_checks import check_selection
 from moe_compress.pipelines.run_keys import find_source
 
-FORMS = {"airflow": write_airflow, "argo": write_argo, "kubernetes": write_kubernetes}
+FORMS = {"airflow": write_airflow, "argo": write_argo, "claim": write_claim, "kubernetes": write_kubernetes}
 
 
 def export_job(
@@ -34,7 +34,7 @@ def export_job(
     """Return the file's text.
 
     Args:
-        form: `airflow`, `argo` or `kubernetes`.
+        form: `airflow`, `argo` or `kubernetes`, or `claim` for the volume that these mount.
         project: parameters and catalog as every command of the job has them.
         pipelines: the registered ones.
         place: the domain, and where its pods run.

@@ -1,4 +1,4 @@
-"""A job's steps as an Argo workflow, Kubernetes Jobs or an Airflow DAG: the same pods, started differently."""
+"""A job's steps as an Argo workflow, Kubernetes Jobs or an Airflow DAG: the same pods, on one volume claim."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Place:
         return f"moe-compress-{self.domain}".lower().replace("_", "-")
 
 
-def write_kubernetes(steps: Sequence[Step], needs: JobNeeds, place: Place) -> str:
-    """Return the volume claim and one Job a step; all but the first wait, suspended, until they are released."""
+def write_claim(_: Sequence[Step], needs: JobNeeds, place: Place) -> str:
+    """Return the volume claim, which every form's pods mount and which outlives their jobs."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -63,8 +63,13 @@ def write_kubernetes(steps: Sequence[Step], needs: JobNeeds, place: Place) -> st
             "resources": {"requests": {"storage": _quantity(needs.volume_bytes)}},
         },
     }
+    return yaml.safe_dump(claim, sort_keys=False, width=110)
+
+
+def write_kubernetes(steps: Sequence[Step], needs: JobNeeds, place: Place) -> str:
+    """Return one Job a step; all but the first wait, suspended, until they are released."""
     jobs = [_job(step, needs.steps[step.kind], place) for step in steps]
-    return yaml.safe_dump_all([claim, *jobs], sort_keys=False, width=110)
+    return yaml.safe_dump_all(jobs, sort_keys=False, width=110)
 
 
 def _job(step: Step, needs: Needs, place: Place) -> Manifest:
