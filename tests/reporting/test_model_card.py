@@ -64,6 +64,14 @@ def test_the_text_has_the_numbers(failed_report: CompressionReport, tmp_path: Pa
     assert failed_report.plan.digest in text
 
 
+def test_decoded_experts_are_not_said_to_be_the_bases_bytes(report: CompressionReport, tmp_path: Path) -> None:
+    claim = "byte-identical to the base model's"
+    assert claim in write_model_card(report, tmp_path).read_text()
+    for weights in ("keep", "bfloat16"):
+        told = replace(report, parameters={**report.parameters, "rewrite": {"weights": weights}})
+        assert (claim in write_model_card(told, tmp_path).read_text()) == (weights == "keep")
+
+
 def test_the_card_says_who_can_load_it(report: CompressionReport, tmp_path: Path) -> None:
     text = ModelCard.load(write_model_card(report, tmp_path)).text
     assert "| transformers, run | loads |  |" in text
