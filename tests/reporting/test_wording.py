@@ -35,6 +35,31 @@ def test_count(value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.81274, 4, "0.8127"),
+        (999.96, 4, "1000"),
+        (9999.4, 4, "9999"),
+        (9999.7, 4, "10,000"),
+        (-9999.7, 4, f"{MINUS}10,000"),
+        (99.7, 2, "100"),
+        (12345.6, 4, "12,346"),
+    ],
+)
+def test_a_number_is_plain_also_where_it_is_rounded_up(value: float, digits: int, text: str) -> None:
+    assert wording.number(value, digits) == text
+
+
+def test_a_difference_is_plain_also_where_it_is_rounded_up() -> None:
+    assert [wording.difference(0, more) for more in (9.99, 999.4, 999.7, -999.7)] == [
+        "+9.99",
+        "+999",
+        "+1,000",
+        f"{MINUS}1,000",
+    ]
+
+
+@pytest.mark.parametrize(
     ("value", "text"), [(-0.01, f"{MINUS}1.0"), (0.0151, "+1.5"), (0.0, "0.0"), (-0.0001, "0.0")]
 )
 def test_points(value: float, text: str) -> None:

@@ -19,7 +19,9 @@ def number(value: float | None, digits: int = 4) -> str:
     """Return a plain number with that many significant digits and a real minus sign."""
     if value is None or math.isnan(value):
         return MISSING
-    text = f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 10**digits else f"{value:.{digits}g}"
+    # Half below a power of ten rounds up to it, which `g` would write with an exponent.
+    is_whole = math.isfinite(value) and abs(value) >= 10**digits - 0.5
+    text = f"{value:,.0f}" if is_whole else f"{value:.{digits}g}"
     return text.replace("-", _MINUS)
 
 
@@ -82,7 +84,7 @@ def difference(before: float | None, after: float | None) -> str:
     if after == before:
         return "0"
     more = after - before
-    return f"{more:+{',.0f' if abs(more) >= 1000 else '.3g'}}".replace("-", _MINUS)
+    return f"{more:+{',.0f' if abs(more) >= 999.5 else '.3g'}}".replace("-", _MINUS)
 
 
 def p_value(value: float) -> str:
