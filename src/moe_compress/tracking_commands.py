@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moe_compress.errors import MoeCompressError
+from moe_compress.command_line import command
 
 if TYPE_CHECKING:
     from moe_compress.registry.delivery import Delivery
@@ -23,27 +21,18 @@ def tracking() -> None:
     """See to what runs told MLflow while its server was away; docs/tracking.md."""
 
 
-@tracking.command("sync", epilog=f"\b\nExamples:\n  kedro tracking sync\n\n{EXIT_CODES}")
-@click.option("--env", "-e", help="Kedro's environment, for its mlflow.yml.")
-def sync(env: str | None) -> None:
+@command(tracking, "sync", EXIT_CODES, "kedro tracking sync")
+@click.option("--env", "-e", help="Environment under conf/, for its mlflow.yml.")
+def sync(env: str | None) -> int:
     """Send kept runs, their files and registrations; what the server refuses is put aside with its reason."""
-    from kedro.framework.session import KedroSession
-    from kedro.utils import find_kedro_project
+    from moe_compress.operations.project import open_context
 
-    root = find_kedro_project(Path.cwd()) or Path.cwd()
-    session: Any = KedroSession.create(project_path=root, env=env)
-    try:
-        session.load_context()
-        delivery = send_kept()
-    except MoeCompressError as error:
-        click.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+    open_context(env)
+    delivery = send_kept()
     if delivery is None:
         click.echo("Nothing is kept.")
-    elif delivery.left:
-        sys.exit(SERVER_AWAY)
-    elif delivery.refused:
-        sys.exit(1)
+        return 0
+    return SERVER_AWAY if delivery.left else int(bool(delivery.refused))
 
 
 def send_kept() -> Delivery | None:

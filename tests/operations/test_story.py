@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 from tests.operations.conftest import train_on
 from transformers import AutoModelForCausalLM
 
@@ -152,6 +153,20 @@ def check_no_secrets(folder):
 def test_refusals_are_one_sentence(operator, words, message):
     said = operator.type(*words, code=1)
     assert message in said and said.count("Error: ") == 1
+
+
+@pytest.mark.parametrize("uri", [None, "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "words", [["compress", "check", "medical"], ["compress", "show", "medical"], ["tracking", "sync"]]
+)
+def test_an_environment_that_is_not_there_is_named(operator, words, uri, monkeypatch):
+    from moe_compress.cli import cli
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri) if uri else monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (group, *rest) = words
+    done = CliRunner().invoke(cli.commands[group], [*rest, "--env=lokal"])
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: no environment 'lokal' in \S+/conf; there are base, .*local.*\n", done.output)
 
 
 @pytest.mark.parametrize("words", [["check"], ["diff", "medical", "1"], ["show", "medical", "--what"], ["nothing"]])

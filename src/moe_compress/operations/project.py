@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from kedro.framework.context import KedroContext
+from kedro.framework.project import settings
 from kedro.framework.session import KedroSession
 from kedro.utils import find_kedro_project
 from rich.console import Console
@@ -51,13 +53,33 @@ def open_project(env: str | None = None, params: Mapping[str, Any] | None = None
     Args:
         env: the environment under `conf/`.
         params: parameters given on the command line.
+
+    Raises:
+        ParameterError: if there is no such environment.
     """
+    context = open_context(env, params)
+    return Project(plain(context.params), context.catalog)
+
+
+def open_context(env: str | None = None, params: Mapping[str, Any] | None = None) -> KedroContext:
+    """Return Kedro's context of the project, with MLflow pointed at its store; see `open_project`."""
     root = find_kedro_project(Path.cwd()) or Path.cwd()
     os.chdir(root)  # the tracking store and the data are relative to it
+    check_environment(root / settings.CONF_SOURCE, env or os.getenv("KEDRO_ENV"))
     log_to_stderr()
     session = KedroSession.create(project_path=root, env=env, runtime_params=dict(params or {}))
-    context = session.load_context()
-    return Project(plain(context.params), context.catalog)
+    return session.load_context()
+
+
+def check_environment(conf: Path, env: str | None) -> None:
+    """Check that an environment is there; without it MLflow would be pointed at a store of its own choice.
+
+    Raises:
+        ParameterError: if it is not.
+    """
+    if env and not (conf / env).is_dir():
+        known = ", ".join(sorted(path.name for path in conf.iterdir() if path.is_dir()))
+        raise ParameterError(f"no environment '{env}' in {conf}; there are {known}")
 
 
 def log_to_stderr() -> None:
