@@ -6,6 +6,7 @@ import json
 
 import mlflow
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from moe_compress.operations.lineage import compare_versions, describe_version
 from moe_compress.registry.promotion import PROMOTED, promote
@@ -47,3 +48,18 @@ def test_a_long_reason_is_cut_and_still_a_record(versions):
 def test_a_record_that_was_cut_or_set_by_hand_is_shown_as_it_is(versions, text):
     mlflow.MlflowClient().set_model_version_tag("moe-medical", "1", PROMOTED, text)
     assert describe_version(find_version("moe-medical", "1"))["moved"] == {PROMOTED: text}
+
+
+def test_a_plan_that_cannot_be_read_is_not_said_to_be_missing(versions, checkpoint, monkeypatch):
+    few, _ = versions
+    with mlflow.start_run():
+        tracked = register_version("moe-medical", checkpoint, {"run_key": "tracked"})
+    missing = compare_versions(tracked, few)["plan_overlap_unknown"]
+    assert missing == "the MLflow run of models:/moe-medical/3 keeps no plan.json; run its pipeline again to log it"
+
+    def refuse(*_):
+        raise RuntimeError("Unable to locate credentials")
+
+    monkeypatch.setattr(LocalArtifactRepository, "list_artifacts", refuse)
+    refused = compare_versions(tracked, few)["plan_overlap_unknown"]
+    assert f"read tracked/plan.json of run {tracked.run_id}: Unable to locate credentials" in refused

@@ -17,6 +17,7 @@ from moe_compress.registry.tracking import (
     log_dataset_digest,
     log_run,
     peak_memory,
+    read_artifact,
     run_provenance,
 )
 
@@ -153,3 +154,12 @@ def test_the_most_memory_held_is_told_in_bytes_and_never_falls():
     assert peak_memory()["peak_memory_bytes"] > 1.5 * before
     del held
     assert peak_memory()["peak_memory_bytes"] > 1.5 * before
+
+
+def test_an_artifact_is_read_or_gone(store):
+    with mlflow.start_run() as run:
+        mlflow.log_text("{}", "a1b2/plan.json")
+    assert read_artifact(run.info.run_id, "a1b2/plan.json") == "{}"
+    assert read_artifact(run.info.run_id, "a1b2/report.html") is None
+    assert read_artifact(run.info.run_id, "c3d4/plan.json") is None
+    assert read_artifact("0" * 32, "a1b2/plan.json") is None

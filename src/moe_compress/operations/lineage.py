@@ -160,7 +160,8 @@ def _layers(one: RegisteredVersion, other: RegisteredVersion) -> tuple[list[dict
 
 
 def _plan(version: RegisteredVersion) -> CompressionPlan:
-    text = read_artifact(version.run_id, f"{version.tags.get('run_key', '')[:KEY_LENGTH]}/plan.json")
+    place = f"{version.tags.get('run_key', '')[:KEY_LENGTH]}/plan.json"
+    text = read_artifact(version.run_id, place) if version.run_id else None
     if text is None:
         raise PlanError(f"the MLflow run of {version.uri} keeps no plan.json; run its pipeline again to log it")
     return read_document(text, version.uri)

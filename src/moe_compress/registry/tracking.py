@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moe_compress import __version__
 from moe_compress.errors import RegistryError
 from moe_compress.registry.client import active_run_id, mlflow_client
+from moe_compress.registry.upload import storing
 from moe_compress.registry.versions import shortened
 
 _MAX_DATASET_DIGEST = 36
@@ -195,14 +196,27 @@ def read_metrics(run_id: str) -> dict[str, float]:
 
 
 def read_artifact(run_id: str, path: str) -> str | None:
-    """Return the text of one of a run's files; None where the run or the file is gone."""
+    """Return the text of one of a run's files; None where the run or the file is gone.
+
+    Raises:
+        RegistryError: if that cannot be told, as without the credentials of the store.
+    """
     from mlflow.artifacts import load_text
+
+    doing = f"read {path} of run {run_id}"
+    with mlflow_client(doing) as client, storing(doing):
+        return str(load_text(f"runs:/{run_id}/{path}")) if _has_artifact(client, run_id, path) else None
+
+
+def _has_artifact(client: Any, run_id: str, path: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(load_text(f"runs:/{run_id}/{path}"))
-    except (MlflowException, OSError):
-        return None
+        return path in {found.path for found in client.list_artifacts(run_id, str(PurePosixPath(path).parent))}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def _required_run_id() -> str:
