@@ -88,9 +88,10 @@ def tune(
     )
     longest = max(map(len, encoded.training + encoded.validation))
     _check_memory(pruned, base[1], settings, longest, free_bytes)
+    # The base is the larger of the two: it leaves the host's memory before the other one comes into it.
+    teacher = _load(base[0], settings).eval().to(settings.device) if settings.objective == "distill" else None
     set_seed(settings.seed)  # of the added matrices
     student = prepare_student(_load(pruned.folder, settings), pruned.config, settings)
-    teacher = _load(base[0], settings).eval() if settings.objective == "distill" else None
     objective = Objective(student, teacher, settings)
     trained = objective.trained()
     course = train(objective, encoded, settings, work)
