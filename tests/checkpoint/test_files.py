@@ -47,7 +47,13 @@ def test_a_cache_link_into_another_repository_is_refused(source, tmp_path):
         read_index(snapshot)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "\ud800", "é" * 128])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "\ud800", "é" * 128]
+    + [
+        f"additional_chat_templates/{end}" for end in ("", "x.safetensors", "a/b.jinja", "../x.jinja", "a\nb.jinja")
+    ],
+)
 def test_names_that_are_no_plain_names(source, name):
     with pytest.raises(CheckpointError, match="not a plain name"):
         resolve_file(source, name)
@@ -79,6 +85,35 @@ def test_a_companion_that_links_out_is_refused(source, tmp_path):
     (tmp_path / "secret").write_text("")
     (source / "vocab.txt").symlink_to(tmp_path / "secret")
     with pytest.raises(CheckpointError, match="secret"):
+        list_companions(source)
+
+
+@pytest.fixture
+def template(source):
+    folder = source / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "tool_use.jinja").write_text("{{ tools }}")
+    return folder / "tool_use.jinja"
+
+
+def test_further_chat_templates_travel_and_nothing_else_of_their_folder(source, template, tmp_path):
+    (template.parent / "notes.md").write_text("")
+    (template.parent / "model.safetensors").write_text("")
+    name = "additional_chat_templates/tool_use.jinja"
+    assert list_companions(source) == (name, "generation_config.json", "tokenizer.json")
+    assert resolve_file(source, name) == template
+    snapshot = as_cache(source, tmp_path / "hub")
+    (snapshot / template.parent.name).mkdir()
+    template.rename(snapshot.parent.parent / "blobs" / "template")
+    (snapshot / name).symlink_to("../../../blobs/template")
+    assert name in list_companions(snapshot) and resolve_file(snapshot, name).read_text() == "{{ tools }}"
+
+
+@pytest.mark.parametrize("linked", ["additional_chat_templates", "additional_chat_templates/tool_use.jinja"])
+def test_a_chat_template_that_links_out_is_refused(source, template, tmp_path, linked):
+    (source / linked).rename(tmp_path / "elsewhere")
+    (source / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=rf"{linked} is a link to .*elsewhere"):
         list_companions(source)
 
 

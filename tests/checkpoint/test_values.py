@@ -6,7 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_families import save
+from tests.tuning.conftest import make_tokenizer
+from transformers import AutoTokenizer
 
+from moe_compress.checkpoint.digest import settings_digest
 from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.checkpoint.values import plan_values
@@ -56,6 +59,18 @@ def test_only_what_is_other_is_taken(checkpoint):
     assert torch.equal(new[name], old[name] + 1)
     assert read_index(out).tensors == read_index(checkpoint).tensors
     assert {path.name for path in out.iterdir()} == {path.name for path in checkpoint.iterdir()}
+
+
+def test_every_chat_template_of_a_tokenizer_stays_and_counts(checkpoint):
+    tokenizer, templates = make_tokenizer(), {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(checkpoint)
+    out = replaced(checkpoint, **{"model.norm.weight": tensors_of(checkpoint)["model.norm.weight"] + 1})
+    assert AutoTokenizer.from_pretrained(out).chat_template == templates
+    before = settings_digest(checkpoint)
+    assert settings_digest(out) == before
+    (checkpoint / "additional_chat_templates" / "tool_use.jinja").write_text("{{ other }}")
+    assert settings_digest(checkpoint) != before
 
 
 def test_a_weight_that_stands_twice_is_written_twice(checkpoint):

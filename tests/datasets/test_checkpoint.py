@@ -98,7 +98,13 @@ def test_a_hub_model_is_known_by_its_id_and_commit(tmp_path, hub_cache):
 
 
 def test_weights_that_a_repository_has_twice_are_fetched_once():
-    wanted = ["config.json", "merges.txt", "model-00001-of-00002.safetensors", "modeling_deepseek.py"]
+    wanted = [
+        "additional_chat_templates/tool_use.jinja",
+        "config.json",
+        "merges.txt",
+        "model-00001-of-00002.safetensors",
+        "modeling_deepseek.py",
+    ]
     wanted += ["tokenizer.json"]
     copies = ["consolidated.safetensors", "metal/model.bin", "original/model.safetensors", "original/config.json"]
     names = [*wanted, *copies, "pytorch_model.bin"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from moe_compress.atomic import write_atomically
 from moe_compress.checkpoint.digest import digest_file
-from moe_compress.checkpoint.files import CHECKSUMS, CONFIG, list_companions, resolve_file
+from moe_compress.checkpoint.files import CHECKSUMS, CONFIG, TEMPLATES, list_companions, resolve_file
 from moe_compress.errors import CheckpointError
 
-_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[^/\\]+)")
+_LINE = re.compile(rf"(?P<digest>[0-9a-f]{{64}})  (?P<name>({TEMPLATES}/)?[^/\\]+)")
 
 
 def write_checksums(folder: Path, files: Mapping[str, str]) -> Path:

@@ -11,10 +11,13 @@ CONFIG = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CHECKSUMS = "checksums.sha256"
+TEMPLATES = "additional_chat_templates"
+"""The one folder of a checkpoint that belongs to it: its tokenizer's chat templates beside the main one."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl")
 _ARCHIVES = (".npz", ".tar")
 _WEIGHT_INDEX = re.compile(rf"({'|'.join(map(re.escape, _WEIGHTS))})\.index.*\.json$")
+_TEMPLATE = re.compile(rf"{TEMPLATES}/[^/\\]+\.jinja")
 _RECORDS = {
     "mlmodel",
     "conda.yaml",
@@ -38,28 +41,34 @@ def resolve_file(folder: Path, name: str) -> Path:
 
     A link is followed only where the hub's cache puts one: from `snapshots/<revision>/` to its `blobs/`.
 
+    Args:
+        folder: the checkpoint.
+        name: a plain name, or that of a further chat template with its folder.
+
     Raises:
         CheckpointError: if the name leaves the folder, the file is missing, or a link leads elsewhere.
     """
-    is_plain = name.isprintable() and not {"/", "\\"} & set(name) and name not in ("", ".", "..")
-    if not is_plain or len(name.encode()) > _MAX_NAME:
+    plain = name.removeprefix(f"{TEMPLATES}/") if _TEMPLATE.fullmatch(name) else name
+    is_plain = plain.isprintable() and not {"/", "\\"} & set(plain) and plain not in ("", ".", "..")
+    if not is_plain or len(plain.encode()) > _MAX_NAME:
         raise CheckpointError(
             f"{folder} names a file {name[:_MAX_NAME]!r}, which is not a plain name inside the folder; "
             "do not use this checkpoint"
         )
     path = folder / name
-    if path.is_symlink() and not _is_cache_link(path):
-        raise CheckpointError(
-            f"{path} is a link to {os.readlink(path)}, outside the checkpoint; copy the file into the folder"
-        )
+    for place in (folder / TEMPLATES, path) if plain != name else (path,):
+        if place.is_symlink() and not _is_cache_link(place, folder):
+            raise CheckpointError(
+                f"{place} is a link to {os.readlink(place)}, outside the checkpoint; copy the file into the folder"
+            )
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again")
     return path
 
 
-def _is_cache_link(path: Path) -> bool:
-    """Whether a link leads from a hub snapshot to a blob of the same repository."""
-    target, revision = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
+def _is_cache_link(path: Path, folder: Path) -> bool:
+    """Whether a link in a hub snapshot, the folder, leads to a blob of the same repository."""
+    target, revision = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return revision.parent.name == "snapshots" and target.parent == revision.parent.parent / "blobs"
 
 
@@ -102,7 +111,9 @@ def list_companions(folder: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: if one is a link out of the checkpoint.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir() and travels(entry.name))
+    entries = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    templates = (f"{TEMPLATES}/{path.name}" for path in (folder / TEMPLATES).glob("*.jinja"))
+    names = sorted(name for name in (*entries, *templates) if travels(name))
     for name in names:
         resolve_file(folder, name)
     return tuple(names)
@@ -110,6 +121,8 @@ def list_companions(folder: Path) -> tuple[str, ...]:
 
 def travels(name: str) -> bool:
     """Return whether a file of this name is carried over by a rewrite; see `list_companions`."""
+    if "/" in name:
+        return _TEMPLATE.fullmatch(name) is not None
     lower = name.lower()
     is_weight = lower.endswith((*_WEIGHTS, *_ARCHIVES)) or _WEIGHT_INDEX.search(lower) is not None
     is_record = lower in _RECORDS or lower.startswith((".", "readme", "imatrix", "events.out."))

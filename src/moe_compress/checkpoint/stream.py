@@ -52,10 +52,12 @@ def write_checkpoint(rewrite: CheckpointRewrite, destination: Path, progress: Pr
         if rewrite.index is not None:
             _write_file(partial / INDEX_FILE, _as_json(rewrite.index))
         for name in companions:
+            (partial / name).parent.mkdir(exist_ok=True)
             _copy_file(resolve_file(rewrite.source, name), partial / name)
         if read_tensors(partial) != rewrite.tensors:
             raise CheckpointError(f"{partial} does not hold the planned tensors; check the disk and run again")
-        _sync_folder(partial)
+        for folder in {partial, *((partial / name).parent for name in companions)}:
+            _sync_folder(folder)
         _write_file(partial / CONFIG, _as_json(rewrite.config))
         _sync_folder(partial)
         _publish(partial, destination)

@@ -67,6 +67,7 @@ def _stage(index: CheckpointIndex, values: CheckpointIndex, tied: Mapping[str, s
     if (index.folder / INDEX_FILE).is_file():
         beside.append(INDEX_FILE)
     for name in beside:
+        (staged / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(resolve_file(index.folder, name), staged / name)
 
 

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "README.md"]
 """Code travels unread, for loaders that a reader trusts with it and `auto_map` names it; here it never runs."""
-UNWANTED = ["*/*", "consolidated*"]
-"""The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards."""
+UNWANTED = [*(f"*/{name}" for name in WANTED if name != "*.jinja"), "consolidated*"]
+"""The same weights once more in other formats, as gpt-oss has them in folders and Mistral beside the shards. Of
+what lies in folders, chat templates alone belong to a checkpoint."""
 _PATIENCE = 2.0
 """Seconds of reading weights before a bar is shown."""
 
