@@ -90,6 +90,12 @@ def test_a_method_that_plans_by_itself_is_given_the_sum(clinic):
         ("medical", "", [], ["domains.clinic.of is medical", "two domains or more"]),
         ("medical, code", ", select: {weights: {math: 2}}", [], ["names 'math'", "clinic does not mix"]),
         ("medical, code", ", select: {method: m_smoe}", [], ["needs logit_gram", "collect.statistics"]),
+        (
+            "medical, code",
+            ", select: {method: hc_smoe, weights: {medical: 2}}",
+            ["collect.statistics=[embedding]"],
+            ["hc_smoe plans by itself and has no scores to weigh"],
+        ),
         ("medical, code", "", ["select.from=conf/base/globals.yml"], ["select.from gives a plan", "apply_medical"]),
         ("medical, code", "", ["select.refine.swaps=3"], ["select.refine.swaps is 3", "one domain's text"]),
         ("medical, code", "", ["domains.clinic.of=[general]"], ["general"]),

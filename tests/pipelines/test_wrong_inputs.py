@@ -56,6 +56,14 @@ def assert_refused(project, result, *parts):
             ["select.method=c_prune", "select.parameters.gama=2"],
             ["c_prune has no parameter 'gama'", "did you mean 'gamma'", "select.parameters"],
         ),
+        (
+            ["select.method=c_prune", "select.parameters.score=hc_smoe"],
+            ["parameter 'score' is 'hc_smoe', which plans by itself", "name a method that scores"],
+        ),
+        (
+            ["select.method=c_prune", "select.budget.scope=importance", "rewrite.layout=per_layer"],
+            ["c_prune plans by itself and has no layer scores to share a total by", "select.budget.scope"],
+        ),
         (["select.metod=reap"], ["select.metod", "is not a parameter"]),
         (["slect.method=reap"], ["--params names 'slect'", "did you mean 'select'"]),
         (["domains.medcal.select.method=reap"], ["'domains.medcal'", "did you mean 'domains.medical'", "general"]),

@@ -1,6 +1,6 @@
 """Plan a quantised weight's place in a checkpoint written as BF16: which codes, decoded, make up the new tensor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 
 from moe_compress.checkpoint.dequantise import CODE_DTYPES, SCALE_DTYPES, MatrixCode
@@ -8,14 +8,19 @@ from moe_compress.checkpoint.index import CheckpointIndex
 from moe_compress.checkpoint.jobs import ByteRange, CodedMatrix, Decoded, TensorJob
 from moe_compress.errors import CheckpointError, PlanError
 from moe_compress.families.encodings import MXFP4_GROUP
-from moe_compress.types import CompressionPlan, ExpertGroup, TensorInfo, TensorMap, TensorRole, iterate_layers
+from moe_compress.types import ExpertGroup, TensorInfo, TensorMap, TensorRole
 
 _Groups = tuple[ExpertGroup, ...]
 _WRITTEN = "BF16"
 
 
-def check_quantised(tensor_map: TensorMap, plan: CompressionPlan, is_decoded: bool) -> None:
+def check_quantised(tensor_map: TensorMap, merging: Collection[int], is_decoded: bool) -> None:
     """Check that a plan can be carried out on quantised weights.
+
+    Args:
+        tensor_map: what each tensor of the checkpoint is.
+        merging: decoder layers in which the plan merges experts.
+        is_decoded: whether quantised weights are written decoded.
 
     Raises:
         PlanError: if it merges experts that stay quantised, or decodes what is not understood.
@@ -27,7 +32,6 @@ def check_quantised(tensor_map: TensorMap, plan: CompressionPlan, is_decoded: bo
                 "set rewrite.weights to keep and use a method that prunes, or take an unquantised checkpoint"
             )
         return
-    merging = {layer for layer, groups in iterate_layers(plan) if any(len(group.members) > 1 for group in groups)}
     if name := next((name for name in tensor_map.parts if tensor_map.roles[name].layer in merging), None):
         raise PlanError(
             f"the plan merges experts, and theirs are quantised ('{name}'): a mean of codes means nothing; set "

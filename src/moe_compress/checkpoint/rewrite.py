@@ -1,6 +1,6 @@
 """Plan a smaller checkpoint from names alone: which source bytes make up each new tensor, and its config."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite, prod
 from typing import Any, Literal
@@ -68,10 +68,8 @@ def plan_rewrite(
         PlanError: if plan and checkpoint do not belong together, or an engine would misread the outcome.
         CheckpointError: if a tensor's shape contradicts its role.
     """
-    check_plan(tensor_map, plan, set(index.tensors), layout)
+    check_plan(tensor_map, plan, set(index.tensors), layout, weights, mtp)
     check_scales(index, tensor_map)
-    check_quantised(tensor_map, plan, is_decoded=weights == "bfloat16")
-    _check_mtp(tensor_map, plan, mtp)
     groups = dict(iterate_layers(plan))
     decoded = tensor_map.parts if weights == "bfloat16" else {}
     dropped = tensor_map.mtp_tensors if mtp == "drop" else frozenset()
@@ -115,9 +113,22 @@ def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELay
 
 
 def check_plan(
-    tensor_map: TensorMap, plan: CompressionPlan, names: set[str], layout: Literal["uniform", "per_layer"]
+    tensor_map: TensorMap,
+    plan: CompressionPlan,
+    names: set[str],
+    layout: Literal["uniform", "per_layer"],
+    weights: Literal["keep", "bfloat16"],
+    mtp: Literal["prune", "drop"],
 ) -> None:
     """Check what must hold before a byte is written.
+
+    Args:
+        tensor_map: what each tensor is.
+        plan: which old experts make up each new one.
+        names: the checkpoint's tensors.
+        layout: see `plan_rewrite`, as `weights` and `mtp`.
+        weights: what becomes of quantised weights.
+        mtp: what becomes of layers for multi-token prediction.
 
     Raises:
         PlanError: naming the first thing that does not.
@@ -146,15 +157,40 @@ def check_plan(
         )
     for layer, groups in iterate_layers(plan):
         _check_weights(layer, groups)
+    merging = {layer for layer, groups in iterate_layers(plan) if any(len(group.members) > 1 for group in groups)}
+    is_smaller, is_uniform = plan.new_layout != plan.layout, plan.new_layout.is_uniform
+    check_writable(tensor_map, merging, weights, mtp, is_smaller=is_smaller, is_uniform=is_uniform)
 
 
-def _check_mtp(tensor_map: TensorMap, plan: CompressionPlan, mtp: str) -> None:
-    if tensor_map.mtp_problem and mtp == "prune" and plan.new_layout != plan.layout:
+def check_writable(
+    tensor_map: TensorMap,
+    merging: Collection[int],
+    weights: Literal["keep", "bfloat16"],
+    mtp: Literal["prune", "drop"],
+    *,
+    is_smaller: bool,
+    is_uniform: bool,
+) -> None:
+    """Check what a checkpoint allows of a plan, of which no more need be known than its kind.
+
+    Args:
+        tensor_map: what each tensor is.
+        merging: decoder layers in which the plan merges experts.
+        weights: see `plan_rewrite`, as `mtp`.
+        mtp: what becomes of layers for multi-token prediction.
+        is_smaller: whether experts go.
+        is_uniform: whether layers then have the same number of experts.
+
+    Raises:
+        PlanError: naming the first thing that it does not allow.
+    """
+    check_quantised(tensor_map, merging, is_decoded=weights == "bfloat16")
+    if tensor_map.mtp_problem and mtp == "prune" and is_smaller:
         raise PlanError(
             f"the multi-token-prediction layers cannot be pruned like the last layer ({tensor_map.mtp_problem}), "
             "and engines build them with the model's number of experts; set rewrite.mtp to drop"
         )
-    if tensor_map.mtp_tensors and mtp == "prune" and not plan.new_layout.is_uniform:
+    if tensor_map.mtp_tensors and mtp == "prune" and not is_uniform:
         raise PlanError(
             "the multi-token-prediction layers cannot be told their own number of experts when layers differ "
             "(rewrite.layout: per_layer); set rewrite.mtp to drop"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from moe_compress.errors import ParameterError, PluginError
 from moe_compress.methods._agreement import compare_halves
-from moe_compress.methods._budget import check_budget, experts_to_keep, layer_bounds, total_to_keep
+from moe_compress.methods._budget import check_budget, drops_any, experts_to_keep, layer_bounds, total_to_keep
 from moe_compress.methods._choose import plan_scores
 from moe_compress.methods._likeness import measure_likeness
 from moe_compress.methods._mixed import (
@@ -59,8 +59,11 @@ __all__ = [
     "budget_within",
     "check_budget",
     "check_parameters",
+    "check_scope",
+    "check_weights",
     "check_within",
     "describe_background",
+    "drops_any",
     "experts_to_keep",
     "load",
     "measure_agreement",
@@ -125,6 +128,34 @@ def check_parameters(name: str, given: Mapping[str, Any] | None) -> MethodParame
     return parse_parameters(name, getattr(load(name), "PARAMETERS", MethodParameters), given)
 
 
+def check_scope(name: str, budget: Budget) -> None:
+    """Check that method `name` can share experts out over layers as the budget says; needs no statistics.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if it cannot.
+    """
+    if budget.scope == "importance" and not hasattr(load(name), "score"):
+        raise ParameterError(
+            f"{name} plans by itself and has no layer scores to share a total by; give per_layer or global "
+            "(select.budget.scope)"
+        )
+
+
+def check_weights(name: str, weights: Mapping[str, float] | Literal["max_min"] | None) -> None:
+    """Check that a mixture's domains can be weighed with method `name`; needs no statistics.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if weights are given and the method has no scores.
+    """
+    if weights is not None and not hasattr(load(name), "score"):
+        raise ParameterError(
+            f"{name} plans by itself and has no scores to weigh; leave select.weights null, or mix a method "
+            "that scores"
+        )
+
+
 def reduction(name: str, seed: int, given: Mapping[str, Any] | None = None) -> Reduction:
     """Return what turns a layer's sample into `elimination_rank` and `elimination_error`.
 
@@ -181,11 +212,7 @@ def plan(
     if hasattr(method, "score"):
         made = plan_scores(name, method.score(statistics, seed), layout, budget, seed, router_groups)
     else:
-        if budget.scope == "importance":
-            raise ParameterError(
-                f"{name} plans by itself and has no layer scores to share a total by; give per_layer or global "
-                "(select.budget.scope)"
-            )
+        check_scope(name, budget)
         # A method that plans by itself sees a router without groups where they are given up.
         limits = layout.flattened if router_groups == "flatten" else layout
         made = method.plan(replace(statistics, layout=limits), budget, seed, given)
@@ -231,11 +258,7 @@ def plan_mixed(
     method = load(name)
     provenance = {"domains": "+".join(domains)}
     if not hasattr(method, "score"):
-        if weights is not None:
-            raise ParameterError(
-                f"{name} plans by itself and has no scores to weigh; leave select.weights null, or mix a method "
-                "that scores"
-            )
+        check_weights(name, weights)
         summed = plan(name, add_domains(ordered), budget, seed, router_groups, parameters)
         return replace(summed, provenance=provenance)
     check_parameters(name, parameters)

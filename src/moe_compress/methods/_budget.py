@@ -24,6 +24,17 @@ def check_budget(budget: Budget, layout: MoELayout) -> None:
         total_to_keep(budget, layout)
 
 
+def drops_any(budget: Budget, layout: MoELayout) -> bool:
+    """Return whether a model of this layout loses experts under the budget, whatever its scores.
+
+    Raises:
+        ParameterError: if it cannot meet the budget.
+    """
+    if budget.scope == "per_layer":
+        return experts_to_keep(budget, layout) != layout.num_experts
+    return total_to_keep(budget, layout) < sum(layout.num_experts)
+
+
 def experts_to_keep(budget: Budget, layout: MoELayout) -> tuple[int, ...]:
     """Return how many experts each layer keeps under a `per_layer` budget, length L.
 

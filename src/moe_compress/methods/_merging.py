@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isinf
-from typing import Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy.special import expit, softmax
 
 from moe_compress import methods
@@ -18,6 +18,31 @@ from moe_compress.types import ExpertGroup, ExpertStatistics, FloatArray
 MergeWeights = Literal["affinity", "frequency", "score", "uniform", "best"]
 """By how alike a member is to its cluster (C-Prune, 12); in proportion to tokens routed, or to a score; all the
 same; or the highest score's member alone."""
+
+
+def load_scoring(name: str) -> methods.ScoreMethod:
+    """Return another method that scores.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if it does not score.
+    """
+    method = methods.load(name)
+    if not hasattr(method, "score"):
+        raise ParameterError(
+            f"parameter 'score' is '{name}', which plans by itself and gives no scores; name a method that scores "
+            "(select.parameters)"
+        )
+    return cast(methods.ScoreMethod, method)
+
+
+def _check_scoring(name: str) -> str:
+    load_scoring(name)
+    return name
+
+
+ScoreName = Annotated[str, AfterValidator(_check_scoring)]
+"""The name of a method that scores."""
 
 
 class MergeParameters(MethodParameters):
@@ -32,10 +57,20 @@ class MergeParameters(MethodParameters):
     """
 
     merge_weights: MergeWeights = "frequency"
-    score: str = "easy_ep"
+    score: ScoreName = "easy_ep"
     alpha: float = 1.0
     gamma: float = Field(1.0, ge=0)
     align_neurons: bool = False
+
+    @property
+    def merges(self) -> bool:
+        """Whether a cluster becomes a mean of its members."""
+        return averages(self.merge_weights, self.gamma)
+
+
+def averages(kind: MergeWeights, gamma: float) -> bool:
+    """Return whether members weighted so are averaged, instead of one of them being kept."""
+    return kind != "best" and not (kind == "affinity" and isinf(gamma))
 
 
 def scores_of(name: str, statistics: ExpertStatistics, seed: int) -> FloatArray:
@@ -46,13 +81,7 @@ def scores_of(name: str, statistics: ExpertStatistics, seed: int) -> FloatArray:
         ParameterError: if it does not score.
         StatisticsError: if a sum it needs was not collected.
     """
-    method = methods.load(name)
-    if not hasattr(method, "score"):
-        raise ParameterError(
-            f"parameter 'score' is '{name}', which plans by itself and gives no scores; name a method that scores "
-            "(select.parameters)"
-        )
-    return method.score(statistics, seed)
+    return load_scoring(name).score(statistics, seed)
 
 
 def merge_values(kind: MergeWeights, score: str, statistics: ExpertStatistics, seed: int) -> FloatArray:

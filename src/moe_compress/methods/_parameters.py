@@ -16,6 +16,11 @@ class MethodParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def merges(self) -> bool:
+        """Whether plans made with these parameters average experts where any have to go."""
+        return False
+
 
 def parse_parameters(
     method: str, block: type[MethodParameters], given: Mapping[str, Any] | None

@@ -63,9 +63,15 @@ class PARAMETERS(Rates):
     epsilon: float = Field(0.0, ge=0)
     merge_weights: Literal["affinity", "frequency", "score", "best"] = "affinity"
     align_neurons: bool = False
-    score: str = "easy_ep"
+    score: _merging.ScoreName = "easy_ep"
     global_clusters: int = Field(6, ge=1)
     global_clustering: Clustering = "ward"
+
+    @property
+    def merges(self) -> bool:
+        """Whether the first stage takes experts, and makes means of them."""
+        is_first = self.grouping == "fixed" or self.layer_rate > 0
+        return is_first and _merging.averages(self.merge_weights, self.gamma)
 
 
 def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:

@@ -21,7 +21,8 @@ from moe_compress.gates.demonstrations import (
 from moe_compress.pipelines.budget import resolve_budget
 from moe_compress.pipelines.lineage import record_lineage
 from moe_compress.pipelines.parameters import DataParameters, DomainParameters, RewriteParameters, SelectParameters
-from moe_compress.types import Budget, CheckpointReference, Demonstrations, MoELayout, digest_of
+from moe_compress.tuning.settings import TuneSettings
+from moe_compress.types import Budget, CheckpointReference, Demonstrations, MoELayout, TensorMap, digest_of
 
 TEXT = "Question: {question}\nAnswer: {answer}"
 """How a demonstration reads to the model; the benchmark asks in the same form."""
@@ -30,25 +31,37 @@ Row = dict[str, Any]
 
 
 def check_request(
-    base_model: CheckpointReference, select: SelectParameters, own: DomainParameters, rewrite: RewriteParameters
+    base_model: CheckpointReference,
+    select: SelectParameters,
+    own: DomainParameters,
+    rewrite: RewriteParameters,
+    tune: TuneSettings,
 ) -> tuple[MoELayout, Budget]:
     """Return the base model's layout and the budget in experts, after checking that they fit; reads names only.
 
     Raises:
         PluginError: if there is no such method.
-        ParameterError: if the budget does not fit the model, or the layout it is to be written with.
-        UnsupportedModelError: if the architecture's experts cannot be told.
+        ParameterError: if the budget does not fit the model, the method or the layout it is to be written with.
+        PlanError: if what the method will plan cannot be written of this model.
+        UnsupportedModelError: if the architecture's experts cannot be told, or the result cannot be tuned.
     """
     chosen = own.selection(select)
-    methods.check_parameters(chosen.method, chosen.parameters)
-    refuse_uneven_layers(chosen.budget.as_budget(), rewrite)
+    limits = chosen.budget.as_budget()
+    methods.check_scope(chosen.method, limits)
+    refuse_uneven_layers(limits, rewrite)
 
     from moe_compress.checkpoint.index import read_index
     from moe_compress.families.derive import derive_tensor_map
 
     index = read_index(base_model.path)
     tensor_map = derive_tensor_map(index.config, index.shapes)
-    return tensor_map.layout, resolve_budget(chosen, rewrite, index, tensor_map)
+    budget = resolve_budget(chosen, rewrite, index, tensor_map)
+    refuse_unwritable(chosen, budget, rewrite, tensor_map)
+    if tune.steps and rewrite.weights == "keep":
+        from moe_compress.tuning.parts import refuse_quantised
+
+        refuse_quantised(index.config)
+    return tensor_map.layout, budget
 
 
 def check_collection(base_model: CheckpointReference, select: SelectParameters, own: DomainParameters) -> MoELayout:
@@ -81,6 +94,26 @@ def refuse_uneven_layers(budget: Budget, rewrite: RewriteParameters) -> None:
             "rewrite.layout 'uniform' writes one number for all; set rewrite.layout to per_layer, which only "
             "moe_compress.load_model loads, or select.budget.scope to per_layer"
         )
+
+
+def refuse_unwritable(
+    chosen: SelectParameters, budget: Budget, rewrite: RewriteParameters, tensor_map: TensorMap
+) -> None:
+    """Check that what the method will plan can be written of this model.
+
+    Raises:
+        PluginError: if there is no such method.
+        ParameterError: if a parameter does not suit it.
+        PlanError: if it cannot.
+    """
+    from moe_compress.checkpoint.rewrite import check_writable
+
+    parameters = methods.check_parameters(chosen.method, chosen.parameters)
+    layout = tensor_map.layout.flattened if chosen.groups == "flatten" else tensor_map.layout
+    is_smaller = methods.drops_any(budget, layout)
+    merging = layout.layers if is_smaller and parameters.merges else ()
+    is_uniform = budget.scope == "per_layer" or not is_smaller
+    check_writable(tensor_map, merging, rewrite.weights, rewrite.mtp, is_smaller=is_smaller, is_uniform=is_uniform)
 
 
 def prepare_demonstrations(
@@ -174,7 +207,7 @@ def create_pipeline() -> Pipeline:
     """Return the stage: (base model, demonstration rows) -> layout, budget, demonstrations, lineage."""
     check = Node(
         check_request,
-        ["base_model", "params:select", "params:domain", "params:rewrite"],
+        ["base_model", "params:select", "params:domain", "params:rewrite", "params:tune"],
         ["layout", "budget"],
         name="check_request",
     )

@@ -34,7 +34,7 @@ def check_given(
 
     Raises:
         ParameterError: if no plan is given, or it is an ordered list and the budget does not fit the model.
-        PlanError: if it is no plan, or one for another model or another layout to write.
+        PlanError: if it is no plan, or one for another model or for another way to write it.
         UnsupportedModelError: if the architecture's experts cannot be told.
     """
     from moe_compress.checkpoint.index import read_index
@@ -56,7 +56,7 @@ def check_given(
         return methods.experts_to_keep(resolve_budget(chosen, rewrite, index, tensor_map), limits)
 
     plan = read_any(read_text(path), str(path), tensor_map.layout, chosen.groups, count)
-    check_plan(tensor_map, plan, set(index.tensors), rewrite.layout)
+    check_plan(tensor_map, plan, set(index.tensors), rewrite.layout, rewrite.weights, rewrite.mtp)
     return tensor_map.layout, plan
 
 

@@ -91,7 +91,7 @@ def create_pipeline(domains: Sequence[str]) -> Pipeline:
         [
             Node(
                 check_request,
-                ["base_model", "params:select", "params:domain", "params:rewrite"],
+                ["base_model", "params:select", "params:domain", "params:rewrite", "params:tune"],
                 ["layout", "budget"],
                 name="check_request",
             ),

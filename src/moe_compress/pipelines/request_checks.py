@@ -65,8 +65,8 @@ def check_mixture(parameters: Mapping[str, Any], own: DomainParameters, chosen: 
 
     Raises:
         ParameterError: if one is no domain, a mixture itself or named twice, if they do not collect what the
-            mixture's method needs, if a plan is given or to be refined, or a weight is for a domain that is not
-            mixed.
+            mixture's method needs, if a plan is given or to be refined, if the method has no scores to weigh, or a
+            weight is for a domain that is not mixed.
     """
     place = f"domains.{own.name}.of"
     plain = {name for name, block in parameters["domains"].items() if not block.get("of")}
@@ -93,6 +93,7 @@ def check_mixture(parameters: Mapping[str, Any], own: DomainParameters, chosen: 
             f"select.refine.swaps is {chosen.refine.swaps}, and swaps better a plan for one domain's text; set it "
             f"to 0 for {own.name}"
         )
+    methods.check_weights(chosen.method, chosen.weights)
     strangers = sorted(set(chosen.weights) - set(own.of)) if isinstance(chosen.weights, Mapping) else []
     if strangers:
         raise ParameterError(

@@ -9,7 +9,21 @@ from torch import nn
 
 from moe_compress.errors import UnsupportedModelError
 from moe_compress.families.derive import find_routed_parameters
+from moe_compress.families.quantised import find_settings
 from moe_compress.tuning.settings import TuneSettings
+
+
+def refuse_quantised(config: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's weights can be trained.
+
+    Raises:
+        UnsupportedModelError: if its `config.json` says that they are quantised.
+    """
+    if method := find_settings(config).get("quant_method"):
+        raise UnsupportedModelError(
+            f"the pruned checkpoint's weights are quantised ({method}), and codes of a few bits have no gradient; "
+            "set rewrite.weights to bfloat16, which writes them decoded, or tune.steps to 0"
+        )
 
 
 def choose_parameters(model: nn.Module, config: Mapping[str, Any], part: str) -> set[str]:

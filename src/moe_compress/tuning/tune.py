@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from transformers import set_seed
 
-from moe_compress.errors import ParameterError, UnsupportedModelError
+from moe_compress.errors import ParameterError
 from moe_compress.families.building import build_meta_model
-from moe_compress.families.quantised import find_settings
 from moe_compress.loading import load_model, load_tokenizer
 from moe_compress.tuning.memory import estimate_memory, refuse_what_cannot_fit
 from moe_compress.tuning.objective import Objective
-from moe_compress.tuning.parts import merge_adapters, prepare_student
+from moe_compress.tuning.parts import merge_adapters, prepare_student, refuse_quantised
 from moe_compress.tuning.settings import TuneSettings
 from moe_compress.tuning.texts import encode_texts
 from moe_compress.tuning.train import train
@@ -119,11 +118,7 @@ def refuse(config: Mapping[str, Any]) -> None:
         UnsupportedModelError: if it is quantised.
         ParameterError: if several processes were started.
     """
-    if method := find_settings(config).get("quant_method"):
-        raise UnsupportedModelError(
-            f"the pruned checkpoint's weights are quantised ({method}), and codes of a few bits have no gradient; "
-            "set rewrite.weights to bfloat16, which writes them decoded, or tune.steps to 0"
-        )
+    refuse_quantised(config)
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ParameterError(
             f"tuning runs in one process, and {count} were started; collect with torchrun, and then run the same "
