@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from moe_compress.checkpoint.index import read_index
 from moe_compress.checkpoint.rewrite import plan_rewrite
 from moe_compress.checkpoint.stream import write_checkpoint
 from moe_compress.collection.resident import settle_weights
-from moe_compress.errors import CheckpointError, UnsupportedModelError
+from moe_compress.errors import CheckpointError, PlanError, UnsupportedModelError
 from moe_compress.families.config_keys import with_layer_values
 from moe_compress.families.derive import derive_tensor_map
 from moe_compress.families.per_layer import read_layer_counts
@@ -257,6 +258,26 @@ def test_a_per_layer_config_of_another_form_is_refused(layers):
 def test_a_layer_that_is_no_index_is_refused(layer):
     with pytest.raises(UnsupportedModelError, match="give the layer's index"):
         read_layer_counts({"per_layer_config": {layer: {"num_experts": 2}}})
+
+
+def test_a_copy_of_the_number_outside_the_text_config_stays_the_largest(saved, tmp_path):
+    model = saved("glm4v_moe")
+    config = json.loads((model.folder / "config.json").read_text())
+    shutil.copytree(model.folder, tmp_path / "copied")
+    (tmp_path / "copied" / "config.json").write_text(json.dumps(config | {"num_experts": NUM_EXPERTS}))
+    planned = rewrite(tmp_path / "copied", tmp_path / "new", {1: range(3), 2: range(5)})
+    assert planned.config["num_experts"] == planned.config["text_config"]["n_routed_experts"] == 5
+    assert planned.config["text_config"]["per_layer_config"] == {"1": {"n_routed_experts": 3}}
+    assert "per_layer_config" not in planned.config
+    _, info = moe_compress.load_model(tmp_path / "new", output_loading_info=True, **EAGER)
+    assert not any(info.values())
+
+
+def test_a_family_that_counts_experts_where_there_are_no_layers_keeps_them_alike(saved, tmp_path):
+    words = r"counts experts in ffn_config, which knows no layers\); give each the same number .*scope: per_layer"
+    with pytest.raises(PlanError, match=words):
+        rewrite(saved("dbrx").folder, tmp_path / "new", dict(enumerate(map(range, (4, 5, 5)))))
+    rewrite(saved("dbrx").folder, tmp_path / "new", dict.fromkeys(range(3), range(5)))
 
 
 def test_other_settings_of_a_layer_stay_where_they_are():

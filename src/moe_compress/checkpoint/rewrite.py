@@ -109,7 +109,9 @@ def _new_config(config: Mapping[str, Any], tensor_map: TensorMap, layout: MoELay
     smaller = {
         layer: count for layer, count in zip(layout.layers, layout.num_experts, strict=True) if count < largest
     }
-    return with_layer_values(changed, tensor_map.count_keys, smaller) if smaller else changed
+    part = tensor_map.count_keys[0].rpartition(".")[0]  # the language model's; what stands elsewhere is a copy
+    own = [key for key in tensor_map.count_keys if key.rpartition(".")[0] == part]
+    return with_layer_values(changed, own, smaller) if smaller else changed
 
 
 def check_plan(
@@ -185,6 +187,11 @@ def check_writable(
         PlanError: naming the first thing that it does not allow.
     """
     check_quantised(tensor_map, merging, is_decoded=weights == "bfloat16")
+    if tensor_map.uneven_problem and not is_uniform:
+        raise PlanError(
+            f"layers cannot keep different numbers of experts ({tensor_map.uneven_problem}); give each the same "
+            "number (select.budget.scope: per_layer)"
+        )
     if tensor_map.mtp_problem and mtp == "prune" and is_smaller:
         raise PlanError(
             f"the multi-token-prediction layers cannot be pruned like the last layer ({tensor_map.mtp_problem}), "

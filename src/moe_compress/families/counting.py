@@ -48,6 +48,13 @@ class ExpertCount:
     value: int
     growth: Mapping[str, Growth]
 
+    @property
+    def uneven_problem(self) -> str | None:
+        """Why the config cannot tell the number layer by layer, None where it can."""
+        if hasattr(self.place.built, "num_hidden_layers"):
+            return None
+        return f"config.json counts experts in {self.place.path.removesuffix('.')}, which knows no layers"
+
 
 def find_count(config: Mapping[str, Any], in_memory: Shapes, departure: Departure) -> ExpertCount:
     """Return the config's number of experts, found by doubling each candidate and seeing what grows.

@@ -90,6 +90,7 @@ class TensorMap:
         mtp_tensors: tensors of multi-token-prediction layers; those with experts follow the last layer's plan.
         mtp_keys: dotted paths that hold the number of those layers.
         is_interleaved: whether gate and up that are one tensor stand there in turn, neuron by neuron.
+        uneven_problem: why layers cannot have different numbers of experts; None when they can.
         mtp_problem: why those layers cannot be pruned and can only be dropped; None when they can.
     """
 
@@ -103,6 +104,7 @@ class TensorMap:
     mtp_tensors: frozenset[str] = frozenset()
     mtp_keys: tuple[str, ...] = ()
     mtp_problem: str | None = None
+    uneven_problem: str | None = None
     is_interleaved: bool = False
 
     def rename(self, name: str, expert: int) -> str:
