@@ -81,6 +81,16 @@ def edited(change):
         ("{", "x is no plan of this package .JSONDecodeError"),
         ("[" * 100_000, "x is no plan of this package .RecursionError"),
         (edited(lambda c: c["layers"].pop()), "covers 1 layers"),
+        (edited(lambda c: c["scores"].pop()), r"has scores of \[1, 4\].* 2 layers of up to 4 experts"),
+        (edited(lambda c: [row.pop() for row in c["scores"]]), r"has scores of \[2, 3\]"),
+        (edited(lambda c: c["scores"][0].pop()), "x is no plan of this package .ValueError"),
+        (edited(lambda c: c.update(provenance=["seed"])), "x is no plan of this package .TypeError"),
+        (edited(lambda c: c.update(provenance=None)), "x is no plan of this package .TypeError"),
+        (edited(lambda c: c["layout"].update(num_groups=0)), "layer 3 has 4 experts in 0 router groups"),
+        (
+            edited(lambda c: None).replace('"top_k": 2', f'"top_k": {"9" * 5000}'),
+            "no plan of this package .ValueError",
+        ),
     ],
 )
 def test_what_is_no_such_document(text, message):

@@ -30,7 +30,7 @@ def test_a_list_of_one_layer_that_drops_nothing_is_c_prunes():
     assert find_format('{"3": []}', "x") == "c_prune"
 
 
-@pytest.mark.parametrize("text", ["", "hello", "3", '{"a": 1}', '{"3": [0, 1]}{', "[1"])
+@pytest.mark.parametrize("text", ["", "hello", "3", '{"a": 1}', '{"3": [0, 1]}{', "[1", f"[{'9' * 5000}]"])
 def test_what_is_no_plan(text):
     with pytest.raises(PlanError, match="x is neither a plan of this package"):
         find_format(text, "x")

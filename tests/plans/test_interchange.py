@@ -105,6 +105,7 @@ def test_masks_of_other_models_are_refused(text, message):
         ('{"3": [1, 1]}', "layer 3 of the C-Prune list"),
         ('{"3": [true]}', "layer 3 of the C-Prune list"),
         ('{"3": 1}', "layer 3 of the C-Prune list"),
+        (f'{{"3": [{"9" * 5000}]}}', "the C-Prune list is no JSON"),
     ],
 )
 def test_pruned_lists_of_other_models_are_refused(text, message):
@@ -119,6 +120,7 @@ def test_pruned_lists_of_other_models_are_refused(text, message):
         ('{"3": [0, 1, 2, 3]}\n{"3": [0, 1, 2, 3]}', "is not one new layer"),
         ('{"3": [0, 1, 2, 3]}', "differ in layer 4"),
         ('{"3": [0, 1, 2, 3]}\n{"4": [0, 1, 2]}', "layer 4 of the ordered list has 3 of 4 experts"),
+        ('{"3": ' + "[" * 100_000, "the line of the ordered list is no JSON"),
     ],
 )
 def test_ordered_lists_of_other_models_are_refused(text, message):

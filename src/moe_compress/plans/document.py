@@ -94,7 +94,7 @@ def _read_plan(content: Mapping[str, Any]) -> CompressionPlan:
         groups=tuple(tuple(map(read, row)) for row in rows),
         method=content["method"],
         scores=None if content["scores"] is None else np.array(content["scores"], dtype=np.float64),
-        provenance=content["provenance"],
+        provenance={**content["provenance"]},
         router_groups=content.get("router_groups", "balanced"),
         align_neurons=content.get("align_neurons", False),
         router_noise=RouterNoise(**noise) if (noise := content.get("router_noise")) else None,

@@ -40,7 +40,7 @@ def find_format(text: str, where: str) -> Format:
     """
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, list):
         return "easy_ep"

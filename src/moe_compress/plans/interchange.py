@@ -160,7 +160,7 @@ def _layers(plan: CompressionPlan) -> list[tuple[int, tuple[int, ...]]]:
 def _parse(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"the {what} is no JSON: {error}; take the file as it was published") from error
 
 

@@ -43,7 +43,7 @@ class MoELayout:
                     f"layer {layer} has {count} experts, but the router picks top_k={self.top_k} per token; "
                     "correct the number of experts, or of experts per token, in config.json"
                 )
-            if count % self.num_groups or not 1 <= self.topk_groups <= self.num_groups:
+            if self.num_groups < 1 or count % self.num_groups or not 1 <= self.topk_groups <= self.num_groups:
                 raise PlanError(
                     f"layer {layer} has {count} experts in {self.num_groups} router groups of which a token may "
                     f"use {self.topk_groups}; the router needs equal groups and may use at most all of them, so "

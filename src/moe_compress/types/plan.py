@@ -124,6 +124,12 @@ class CompressionPlan:
             )
         for layer, count, groups in zip(self.layout.layers, self.layout.num_experts, self.groups, strict=True):
             self._check_layer(layer, count, groups)
+        shape = len(self.layout.layers), max(self.layout.num_experts)
+        if self.scores is not None and self.scores.shape != shape:
+            raise PlanError(
+                f"plan of '{self.method}' has scores of {list(self.scores.shape)}, the model has {shape[0]} layers "
+                f"of up to {shape[1]} experts; plan for this model"
+            )
 
     def _check_layer(self, layer: int, num_experts: int, groups: tuple[ExpertGroup, ...]) -> None:
         members = [member for group in groups for member in group.members]

@@ -58,7 +58,8 @@ def test_layers_are_named_at_the_middle_of_their_experts() -> None:
 
 def test_the_captions_are_made_of_the_numbers(report: CompressionReport) -> None:
     layout = replace(report.plan.layout, layers=(3, 4), num_experts=(64, 64))
-    plan = replace(report.plan, layout=layout, groups=report.plan.groups[:2])
+    first = {"groups": report.plan.groups[:2], "scores": report.plan.scores[:2]}
+    plan = replace(report.plan, layout=layout, **first)
     inside, across = illustrate(replace(report, plan=plan, other_plans={}, background=PlanBackground(LIKENESS)))
     assert inside.means == (
         "Experts are most alike in layer 3 (mean cosine 0.50) and least in layer 4 (\N{MINUS SIGN}0.25); the one "
