@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from benchmarks.synthetic import lay_out, plan_half, qwen3_config, qwen3_tensors
+from tests import tiny_families
 from tests.checkpoint.conftest import make_map, make_plan, save
 
 from moe_compress.checkpoint.index import read_index
@@ -252,11 +253,22 @@ def test_configs(place):
         "num_experts_per_tok": 2,
         "vocab_size": 32,
     }
+    lay_out(place / "source", config, list(qwen3_tensors(config)), 2, is_sparse=True)
+    assert change_configs(place, NUM_CONFIGS) > NUM_CONFIGS // 100
+
+
+def test_configs_in_configs(place):
+    """A tower of vision beside the language model is built too, and counts its own layers."""
+    tiny_families.save("glm4v_moe", place / "source")
+    change_configs(place, NUM_CONFIGS // 10)
+
+
+def change_configs(place, num_cases):
+    """Run cases that change `config.json`, and return how many were accepted."""
     source = place / "source"
-    lay_out(source, config, list(qwen3_tensors(config)), 2, is_sparse=True)
     content = (source / "config.json").read_bytes()
     accepted = 0
-    for case in range(NUM_CONFIGS):
+    for case in range(num_cases):
         put(source / "config.json", change_text(content, Random(case)))
 
         def rewrite_all(source, new):
@@ -268,4 +280,4 @@ def test_configs(place):
             write_checkpoint(planned, new)
 
         accepted += survive(case, place, source, rewrite_all)
-    assert accepted > NUM_CONFIGS // 100
+    return accepted

@@ -254,9 +254,18 @@ def test_two_stacks_of_denoising_layers_are_refused():
     refuse(config, shapes_in_memory(build_meta_model(config)), "more than one stack of layers")
 
 
-@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"vision_config": {"num_layers": 1e300}}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"vision_config": {"num_layers": 1e300}},
+        {"model_type": "glm4v_moe", "vision_config": {"depth": 2**31}},
+    ],
+)
 def test_a_model_that_would_take_forever_to_build(config):
-    with pytest.raises(UnsupportedModelError, match=r"more than 1000 'num_.*layers', and no model is that deep"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"more than 1000 '(num_.*layers|depth)', and no model is that deep"
+    ):
         derive_tensor_map({"model_type": "qwen3_moe"} | config, {})
 
 

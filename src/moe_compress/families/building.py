@@ -26,6 +26,7 @@ from moe_compress.families.config_keys import with_value
 from moe_compress.families.per_layer import Counts, graft_layers, read_layer_counts
 
 _MAX_LAYERS = 1000  # the deepest models have a hundred or two
+_COUNTS_LAYERS = re.compile("layers|depth")  # of a language model, of a tower of vision
 
 
 def build_config(config: Mapping[str, Any]) -> Any:
@@ -88,7 +89,7 @@ def _refuse_endless(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if isinstance(value, Mapping):
             _refuse_endless(value)
-        elif "layers" in str(key) and isinstance(value, int | float) and value > _MAX_LAYERS:
+        elif _COUNTS_LAYERS.search(str(key)) and isinstance(value, int | float) and value > _MAX_LAYERS:
             raise UnsupportedModelError(
                 f"config.json has more than {_MAX_LAYERS} {str(key)[:80]!r}, and no model is that deep; correct it"
             )
@@ -199,4 +200,5 @@ def _without_weights() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error))[:200] or type(error).__name__
+    line = re.sub(r"\s+", " ", str(error))[:200] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)  # a config's own text may be in it
