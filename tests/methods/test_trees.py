@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
+from tests.methods.conftest import draw_sums, statistics_from
 
 from moe_compress import methods
 from moe_compress.methods._agglomerate import name_joins
 from moe_compress.methods._budget import layer_bounds
-from moe_compress.types import Budget
+from moe_compress.types import Budget, MoELayout, pruning_groups
 
 KEEP = Budget(experts_per_layer=6)
 OVER_ALL = Budget(experts_per_layer=6, scope="global")
@@ -35,6 +37,17 @@ def test_the_joins_done_leave_the_plans_groups(name, budget, groups, make_statis
     assert trees.is_methods_own
     for joins, of_layer in zip(trees.joins, plan.groups, strict=True):
         assert clusters_of(joins, 16) == {group.members for group in of_layer}
+
+
+@pytest.mark.parametrize("budget", [Budget(fraction_dropped=0.5), Budget(fraction_dropped=0.5, scope="global")])
+@pytest.mark.parametrize("name", ["hc_smoe", "group_and_merge", "m_smoe", "c_prune"])
+def test_a_layer_of_one_expert_keeps_it_and_joins_nothing(name, budget):
+    statistics = statistics_from(draw_sums(1), top_k=1)
+    statistics = replace(statistics, layout=MoELayout((1, 2, 3), (1, 16, 8), top_k=1))
+    plan = methods.plan(name, statistics, budget, 3)
+    assert plan.groups[0] == pruning_groups([0])
+    trees = methods.describe_background(name, statistics, budget, 3).trees
+    assert trees.joins[0].shape == (0, 4)
 
 
 def test_heights_are_mean_distances_of_the_parts_over_the_largest(make_statistics):

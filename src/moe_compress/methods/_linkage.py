@@ -90,7 +90,8 @@ class _Tree:
         self.count = len(distance_EE)
         self.order = np.random.default_rng(list(seed)).permutation(self.count)
         seen_EE = distance_EE[np.ix_(self.order, self.order)]
-        self.merges = linkage(squareform((seen_EE + seen_EE.T) / 2, checks=False), "average")
+        distances = squareform((seen_EE + seen_EE.T) / 2, checks=False)
+        self.merges = linkage(distances, "average") if self.count > 1 else np.empty((0, 4))
 
     def cut(self, num_clusters: int) -> list[tuple[int, ...]]:
         """Return exactly `num_clusters` clusters: all but the last merges are done, also among equal heights."""
@@ -113,7 +114,7 @@ class _Tree:
 
     def heights(self) -> FloatArray:
         """Return what each cluster more undoes, highest first; the first cluster is not counted against others."""
-        return np.concatenate([[self.merges[-1, 2]], self.merges[::-1, 2]])
+        return np.concatenate([self.merges[-1:, 2] if self.count > 1 else [0.0], self.merges[::-1, 2]])
 
 
 def _heights_in_turn(trees: Sequence[_Tree]) -> FloatArray:

@@ -32,7 +32,7 @@ def trees(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: M
     """Return the linkage that `plan` cuts, heights as shares of the layer's highest: sums have no unit."""
     joins = layer_joins(_distances(statistics), budget, statistics.layout, seed)
     for layer in joins:
-        layer[:, 2] /= max(layer[:, 2].max(), np.finfo(np.float64).tiny)
+        layer[:, 2] /= layer[:, 2].max(initial=np.finfo(np.float64).tiny)
     return MergeTrees("distance of mean outputs over the largest", True, statistics.layout.num_experts, joins)
 
 
