@@ -1,5 +1,8 @@
 """Hostile programs are contained: what each tries to do is not done, and it does not pass."""
 
+import os
+import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -87,6 +90,82 @@ def test_endless_output_fills_no_memory_here():
 def test_the_environment_holds_no_secrets(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hush")
     assert run_program("import os; assert 'SECRET_TOKEN' not in os.environ").passed
+
+
+@pytest.fixture
+def old_kernel(monkeypatch, tmp_path):
+    """Confinement as a kernel with Landlock's first ABI gives it, with one more folder to read."""
+    old, folder = tmp_path / "confine.py", tmp_path / "readable"
+    folder.mkdir()
+    text = Path(confine.__file__).read_text()
+    table, places = "(13, 14, 15, 15, 16, 16)", "(sys.base_prefix, *sys.path)"
+    assert table in text and places in text
+    old.write_text(text.replace(table, "(13,)").replace(places, f"(sys.base_prefix, *sys.path, {str(folder)!r})"))
+    monkeypatch.setattr(confine, "__file__", str(old))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "import os; os.truncate({path!r}, 0)",
+        "import os; os.open({path!r}, os.O_RDONLY | os.O_TRUNC)",
+        "open({path!r}, 'w')",
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "readable/file"])
+def test_files_stay_as_they_are_where_landlock_knows_no_truncation(old_kernel, tmp_path, attack, place):
+    path = tmp_path / place
+    path.write_text("kept")
+    result = run_program(attack.format(path=str(path)))
+    assert not result.passed and "PermissionError" in result.reason
+    assert path.read_text() == "kept"
+
+
+def test_reading_still_works_where_landlock_is_old(old_kernel):
+    (old_kernel / "file").write_text("read")
+    assert run_program(f"assert open({str(old_kernel / 'file')!r}).read() == 'read'").passed
+
+
+_LIBC = "import ctypes, fcntl, os, resource\nlibc, above = ctypes.CDLL(None), os.getppid()\n"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "resource.prlimit(above, resource.RLIMIT_NOFILE, (200, 200))",
+        "os.sched_setaffinity(above, {0})",
+        "os.setpriority(os.PRIO_PROCESS, above, 10)",
+        "os.sched_setscheduler(above, os.SCHED_BATCH, os.sched_param(0))",
+        "fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, above)",
+        "fcntl.fcntl(os.pipe()[0], 10, 9)",
+        "fcntl.fcntl(os.pipe()[0], 15, bytes(8))",
+        "if libc.unshare(0x10000000): raise PermissionError",
+        "if libc.shmget(0, 4096, 0o1600) < 0: raise PermissionError",
+    ],
+)
+def test_nothing_beyond_the_process_is_reached(attack):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE), os.sched_getaffinity(0), os.getpriority(0, 0)
+    result = run_program(_LIBC + attack)
+    assert not result.passed and "PermissionError" in result.reason
+    assert before == (resource.getrlimit(resource.RLIMIT_NOFILE), os.sched_getaffinity(0), os.getpriority(0, 0))
+
+
+def test_a_program_may_look_at_and_lower_its_own_limits():
+    assert run_program(
+        "import os, resource\n"
+        "os.sched_getaffinity(0)\n"
+        "hard = resource.getrlimit(resource.RLIMIT_STACK)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, hard))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+    ).passed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks whether root keeps root's powers")
+def test_roots_powers_are_gone():
+    assert run_program(
+        f"{_LIBC}assert libc.sethostname({platform.node().encode()!r}, {len(platform.node())})"
+    ).passed
 
 
 def test_where_nothing_can_be_confined_nothing_is_run(monkeypatch, tmp_path):

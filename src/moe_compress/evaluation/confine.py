@@ -1,8 +1,9 @@
 """The process that runs one program a model wrote: it gives up its powers first, then runs what it reads.
 
 Run as a script in a process of its own. Landlock takes away every file but Python's own, for reading; seccomp
-takes away processes, programs, signals and sockets; resource limits bound time, memory and file sizes. None of it
-needs root or another program, all of it needs Linux, and nothing can give the powers back.
+takes away processes, programs, signals, sockets and what outlives a process; capabilities go, should it be root's;
+resource limits bound time, memory and file sizes. None of it needs root or another program, all of it needs Linux,
+and nothing can give the powers back.
 """
 
 import builtins
@@ -36,12 +37,29 @@ _FORBIDDEN: dict[str, tuple[int, int | None]] = {
     "pidfd_open": (434, 434),
     "ptrace": (101, 117),
     "process_vm_writev": (311, 271),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "unshare": (272, 97),
+    # what outlives this process
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
     # network, and ways around this filter
     "socket": (41, 198),
     "socketpair": (53, 199),
     "io_uring_setup": (425, 425),
     "bpf": (321, 280),
-    # what Landlock leaves open on files
+    # what Landlock leaves open on files, all of it or before its ABI 3
+    "truncate": (76, 45),
+    "openat2": (437, 437),
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -64,12 +82,19 @@ _FORBIDDEN: dict[str, tuple[int, int | None]] = {
     "utimensat": (280, 88),
 }
 """System calls to refuse, with their numbers on x86_64 and, where it has them, on aarch64."""
+_FORBIDDEN_WITH: dict[str, tuple[tuple[int, int | None], int, int]] = {
+    "prlimit64": ((302, 261), 0, 0xFFFFFFFF),  # of a process that is named; 0 is oneself
+    "fcntl": ((72, 25), 1, 8),  # F_SETOWN, F_SETSIG and F_SETOWN_EX let a pipe send any signal to any process
+    "open": ((2, None), 1, os.O_TRUNC),  # truncates also what is opened for reading
+    "openat": ((257, 56), 2, os.O_TRUNC),
+}
+"""System calls to refuse where one argument has any of these bits: numbers as above, which argument, the bits."""
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine -> which of the numbers is its own, and how the kernel calls its architecture."""
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_FILTER = 38, 22, 2
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT, _PATH_BENEATH = 444, 445, 446, 1
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-_RIGHTS_BY_ABI = (13, 13, 14, 15, 15, 16)
+_RIGHTS_BY_ABI = (13, 14, 15, 15, 16, 16)
 """File system rights that exist in Landlock's ABI 1, 2, ...; later ones add no right of that kind."""
 
 
@@ -94,6 +119,7 @@ def confine(seconds: int, num_bytes: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     _call(libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _keep_only_reading(libc, {os.path.realpath(place) for place in (sys.base_prefix, *sys.path)})
+    _drop_capabilities(libc)
     _forbid_calls(libc)
 
 
@@ -112,19 +138,35 @@ def _keep_only_reading(libc: ctypes.CDLL, places: set[str]) -> None:
     os.close(ruleset)
 
 
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up what makes root more than a user, but for reading the files that root may read."""
+    oneself, held = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    _call(libc.capget, oneself, held)
+    reading = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    kept = [powers & reading for powers in struct.unpack("3I12x", held.raw)]
+    _call(libc.capset, oneself, struct.pack("3I12x", *kept))
+
+
 def _forbid_calls(libc: ctypes.CDLL) -> None:
-    """Make the kernel refuse calls that start processes, send signals or open sockets (a seccomp filter)."""
+    """Make the kernel refuse calls that reach beyond this process (a seccomp filter)."""
     machine = platform.machine()
     if machine not in _MACHINES:
         raise OSError(f"the system calls of {machine} are not known")
     column, architecture = _MACHINES[machine]
-    calls = [number for numbers in _FORBIDDEN.values() if (number := numbers[column]) is not None]
-    load, equal, above, give = 0x20, 0x15, 0x35, 0x06
-    kill, refuse, allow = 0x80000000, 0x00050001, 0x7FFF0000  # refuse: errno 1, not permitted
-    code = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
-    code += [(above, len(calls) + 1, 0, 0x40000000)]  # calls of another numbering of the same machine
-    code += [(equal, len(calls) - place, 0, call) for place, call in enumerate(calls)]
-    code += [(give, 0, 0, allow), (give, 0, 0, refuse)]
+    load, equal, above, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    kill, allow = (give, 0, 0, 0x80000000), (give, 0, 0, 0x7FFF0000)
+    refuse = (give, 0, 0, 0x00050001)  # errno 1, not permitted
+    # A test says how many lines to skip where it holds, and where it does not.
+    code = [(load, 0, 0, 4), (equal, 1, 0, architecture), kill, (load, 0, 0, 0)]
+    code += [(above, 0, 1, 0x40000000), refuse]  # calls of another numbering of the same machine
+    for numbers in _FORBIDDEN.values():
+        if (number := numbers[column]) is not None:
+            code += [(equal, 0, 1, number), refuse]
+    for numbers, argument, bits in _FORBIDDEN_WITH.values():
+        if (number := numbers[column]) is not None:
+            low_half = (load, 0, 0, 16 + 8 * argument)
+            code += [(equal, 0, 4, number), low_half, (any_bit, 0, 1, bits), refuse, allow]
+    code += [allow]
     filters = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
     program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(filters))
     _call(libc.prctl, _PR_SET_SECCOMP, _SECCOMP_FILTER, program, 0, 0)
