@@ -128,3 +128,24 @@ def test_the_last_block_is_the_program():
     assert find_code("```\na\n```\nthen\n```Python\nb\n```") == "b\n"
     assert find_code("```python\nnever closed") == "never closed"
     assert find_code("no block") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python3\ncode\n```",
+        "```cpp\nint main() {}\n```\nIn Python:\n```python\ncode\n```\nDone.",
+        "```python\ncode\n```\nIt says:\n```text\n7\n```",
+        "```py\ncode\n```\n```\n7\n```",
+        "1. So:\n   ```{.python .numberLines}\ncode\n   ```\n2. Or not.",
+        "```c++\nint x;\n```\n``` python title=a.py\ncode\n```",
+        "```python\ncode```",
+        "Use ``` for blocks.\n```Python\ncode\n```",
+    ],
+)
+def test_the_program_is_found_whatever_the_labels_of_blocks(text):
+    assert (find_code(text) or "").strip() == "code"
+
+
+def test_a_block_of_another_language_is_better_than_none():
+    assert find_code("```text\na\n```\nand\n```cpp\nb\n```") == "b\n"

@@ -15,7 +15,8 @@ from moe_compress.evaluation.sandbox import ProgramResult, run_program
 
 Row = Mapping[str, Any]
 
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S | re.I)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.S | re.M)
+"""A block's label and its text; one that is never closed ends with the text."""
 
 _IMPORTS = "\n".join(
     (
@@ -53,9 +54,10 @@ def judge_program(kind: str, row: Row, text: str) -> ProgramResult:
 
 
 def find_code(text: str) -> str | None:
-    """Return the last fenced block of code in a text, None where there is none."""
-    blocks: list[str] = _FENCE.findall(text)
-    return blocks[-1] if blocks else None
+    """Return the last fenced block of Python in a text, else the last of any label, None where there is none."""
+    blocks: list[tuple[str, str]] = _FENCE.findall(text)
+    python = [block for block in blocks if block[0].lower().startswith("py")]
+    return (python or blocks)[-1][1] if blocks else None
 
 
 def _human_eval(row: Row, text: str) -> Iterator[str]:
