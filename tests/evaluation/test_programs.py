@@ -90,6 +90,68 @@ def test_a_program_may_leave_once_it_has_said_its_answer(leave):
     assert not judge_program("live_code_bench", STDIN, f"{leave}\nprint(2 * int(input()))").passed
 
 
+def with_test(given, expected):
+    tests = json.dumps([{"input": given, "output": expected, "testtype": "stdin"}])
+    return {**STDIN, "public_test_cases": tests, "private_test_cases": "[]"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "passed"),
+    [
+        ("0.50 1e2", "0.5 100", True),
+        ("1  2\n\n", " 1 2", True),
+        ("50000000000000001", "50000000000000000", False),
+        ("0.3", "0.30000001", False),
+        ("yes", "Yes", False),
+        ("a\nb", "a b", False),
+        ("1", "1\n2", False),
+        ("1\n2", "1", False),
+        ("1 2", "1", False),
+        ("nan", "1", False),
+        ("1 x", "1.0 x", False),  # tokens count as numbers only where all of a line are
+        ("a  b", "a b", False),
+    ],
+)
+def test_lines_are_compared_as_text_then_as_numbers(said, expected, passed):
+    assert judge_program("live_code_bench", with_test("", expected), f"print({said!r})").passed == passed
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print(2 * int(open(0).read()))",
+        "print(2 * int(open('/dev/stdin').readline()))",
+        "print(2 * int(open(0, 'rb').read()))",
+        "with open(0) as file:\n    print(2 * int(*file))",
+        "import sys\nprint(2 * int(sys.stdin.buffer.readline()))",
+        "print(reduce(add, [gcd(8, int(input()))] * 2))",
+        "def f(n): return n and 1 + f(n - 1)\nprint(8 + 0 * f(20_000))",
+        "from __future__ import annotations\nprint(2 * int(input()))",
+        "if __name__ == '__main__':\n    print(2 * int(stdin.read()))",
+    ],
+)
+def test_programs_find_what_the_benchmarks_own_script_gives_them(program):
+    assert judge_program("live_code_bench", STDIN, program).passed
+
+
+def test_other_files_stay_closed_to_a_program_that_reads_input():
+    assert "PermissionError" in judge_program("live_code_bench", STDIN, "open('/etc/hosts')").reason
+
+
+@pytest.mark.parametrize(
+    ("program", "passed"),
+    [
+        ("def double(x): return 2 * x", True),
+        ("from __future__ import annotations\nclass Solution:\n    def double(self, x: int): return 2 * x", True),
+        ("class Solution:\n    def double(self, x): return add(x, x)", True),
+        ("def double(x): return x", False),
+        ("def triple(x): return 2 * x", False),
+    ],
+)
+def test_a_function_may_stand_by_itself(program, passed):
+    assert judge_program("live_code_bench", FUNCTIONAL, program).passed == passed
+
+
 def test_the_hidden_tests_are_what_is_passed_not_only_the_shown():
     hidden = json.dumps([{"input": "5\n", "output": "10\n", "testtype": "stdin"}])
     problem = {**STDIN, "private_test_cases": pack(hidden)}

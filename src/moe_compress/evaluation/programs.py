@@ -18,20 +18,37 @@ Row = Mapping[str, Any]
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.S | re.M)
 """A block's label and its text; one that is never closed ends with the text."""
 
-_IMPORTS = "\n".join(
-    (
-        "import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys",
-        "from bisect import *",
-        "from collections import *",
-        "from functools import *",
-        "from heapq import *",
-        "from itertools import *",
-        "from math import *",
-        "from typing import *",
-        "",
-    )
+_STARRED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-"""What solutions in LeetCode's manner take as given."""
+_GIVEN = "\n".join([*(f"from {module} import *" for module in _STARRED), f"import {', '.join(_STARRED)}"])
+"""What LiveCodeBench's own script gives programs; later names hide earlier ones, as there."""
+_NAMES = f"""
+names = {{"__name__": "__main__"}}
+exec({_GIVEN!r}, names)
+names["sys"].setrecursionlimit(50_000)
+"""
+
+_INPUT = """
+import builtins, decimal, io, sys
+
+def open_input(file, mode="r", *rest, _open=open, **named):
+    if file not in (0, "/dev/stdin"):
+        return _open(file, mode, *rest, **named)
+    return io.BytesIO(given) if "b" in mode else io.TextIOWrapper(io.BytesIO(given))
+
+def is_same(line, other):
+    try:
+        return line == other or [*map(decimal.Decimal, line.split())] == [*map(decimal.Decimal, other.split())]
+    except decimal.InvalidOperation:
+        return False
+
+builtins.open = open_input
+sys.stdin = open_input(0)
+sys.stdout = said = io.TextIOWrapper(io.BytesIO())
+"""
+"""How a program finds its input, bytes called `given`, and how a line it says is compared."""
 
 
 def judge_program(kind: str, row: Row, text: str) -> ProgramResult:
@@ -81,29 +98,32 @@ def _live_code_bench(row: Row, text: str) -> Iterator[str]:
 
 
 def _with_input(code: str, given: str, expected: str) -> str:
-    lines = [line.split() for line in expected.strip().splitlines()]
+    lines = [line.strip() for line in expected.strip().split("\n")]
     return (
-        "import io, sys\n"
-        f"sys.stdin = io.TextIOWrapper(io.BytesIO({given.encode()!r}))\n"
-        "sys.stdout = io.TextIOWrapper(io.BytesIO())\n"
-        "said = sys.stdout\n"
+        f"given = {given.encode()!r}\n{_INPUT}{_NAMES}"
         "try:\n"
-        f"    exec(compile({code!r}, '<program>', 'exec'), {{'__name__': '__main__'}})\n"
+        f"    {_run(code)}"
         "except SystemExit:\n"
         "    pass\n"
         "said.flush()\n"
-        "lines = said.buffer.getvalue().decode().strip().splitlines()\n"
-        f"assert [line.split() for line in lines] == {lines!r}\n"
+        "lines = [line.strip() for line in said.buffer.getvalue().decode().strip().split('\\n')]\n"
+        f"assert len(lines) == {len(lines)} and all(map(is_same, lines, {lines!r}))\n"
     )
 
 
 def _with_arguments(code: str, name: str | None, arguments: list[Any], expected: Any) -> str:
+    function = f"names['Solution']().{name}" if "class Solution" in code else f"names[{name!r}]"
     return (
-        f"{_IMPORTS}{code}\n"
+        f"{_NAMES}{_run(code)}"
         "import json\n"
-        f"result = Solution().{name}(*{arguments!r})\n"
+        f"result = {function}(*{arguments!r})\n"
         f"assert json.loads(json.dumps(result)) == {expected!r}\n"
     )
+
+
+def _run(code: str) -> str:
+    """Return a line that runs a program by itself, so that it may begin with imports from `__future__`."""
+    return f"exec(compile({code!r}, '<program>', 'exec'), names)\n"
 
 
 def read_private_tests(packed: str) -> list[dict[str, Any]]:
