@@ -17,6 +17,18 @@ def test_the_tensor_and_the_expert_are_named(make_model):
         check_weights(model, "candidate")
 
 
+def test_a_routers_bias_that_is_no_parameter_is_looked_at_too(make_model):
+    model = make_model()
+    router = model.model.layers[0].mlp.gate
+    router.e_score_correction_bias = torch.nn.Buffer(torch.tensor([0.0, torch.nan]))
+    router.num_seen = torch.nn.Buffer(torch.tensor([3, 4]))
+    router.mask = torch.nn.Buffer(torch.tensor([0.0, -torch.inf]), persistent=False)
+    with pytest.raises(NotFiniteError, match=r"layers.0.mlp.gate.e_score_correction_bias at index 1"):
+        check_weights(model, "candidate")
+    router.e_score_correction_bias.zero_()
+    check_weights(model, "candidate")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_first_place(dtype, monkeypatch):
     monkeypatch.setattr(finite, "_PIECE", 6)

@@ -18,6 +18,8 @@ _PIECE = 2**24
 def check_weights(model: PreTrainedModel, name: str) -> None:
     """Check that every weight is a finite number, also of experts that no question would reach.
 
+    A checkpoint's buffers count as well, such as the biases that DeepSeek-V3 adds to the scores of its router.
+
     Args:
         model: a loaded model.
         name: what it is called in the message.
@@ -25,7 +27,7 @@ def check_weights(model: PreTrainedModel, name: str) -> None:
     Raises:
         NotFiniteError: naming the first tensor that is not, and the row (of experts' weights, the expert).
     """
-    for tensor_name, tensor in model.named_parameters():
+    for tensor_name, tensor in model.state_dict().items():
         place = first_broken(tensor)
         if place is not None:
             raise NotFiniteError(
