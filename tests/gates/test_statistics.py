@@ -52,3 +52,14 @@ def test_of_several_domains_the_worst_is_told(statistics):
     assert (found.values["tokens"], found.places["tokens"]) == (10.0, "domain medical")
     math.sums["count"][0, 1] += 3
     assert measure_several([math, statistics]).places["count_error"] == "domain math, layer 2"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_domain_without_a_finite_number_is_the_worst_wherever_it_stands(statistics, place):
+    even = np.full((2, 4), 10.0)
+    several = [ExpertStatistics("math", LAYOUT, {"count": even, "weight": even}, num_tokens=20), statistics]
+    several[place].sums["count"][0, 1] = np.nan
+    found, broken = measure_several(several), several[place].domain
+    for metric in ("count_error", "tokens_per_expert"):
+        assert np.isnan(found.values[metric])
+        assert found.places[metric].startswith(f"domain {broken}")

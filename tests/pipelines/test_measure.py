@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,11 @@ def test_a_task_that_only_begins_like_the_domain_is_not_it():
         "accuracy.medical_exam": 1.0,
         "size_ratio": 0.5,
     }
+
+
+@pytest.mark.parametrize("layers", [LAYERS, LAYERS[::-1]])
+def test_a_layer_without_a_finite_number_is_the_worst_wherever_it_stands(layers):
+    broken = tuple(replace(layer, drift=math.nan) if layer.layer == 1 else layer for layer in layers)
+    found = measure_probes(ProbeResult(layers=broken))
+    assert math.isnan(found.values["router_drift"]) and found.places["router_drift"] == "layer 1"
+    assert found.places["load_peak"] == "layer 1" and found.places["load_cv"] == "layer 3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,15 +50,25 @@ def measure_statistics(statistics: ExpertStatistics, agreement: Sequence[Agreeme
 
 
 def measure_several(statistics: Sequence[ExpertStatistics]) -> Measurements:
-    """Return the worst of what `measure_statistics` tells of each domain, and whose it is."""
+    """Return the worst of what `measure_statistics` tells of each domain, and whose it is.
+
+    What is no finite number is worse than any.
+    """
     found = {each.domain: measure_statistics(each, ()) for each in statistics}
     values, places = {}, {}
     for metric in next(iter(found.values())).values:
-        measured = {domain: each.values[metric] for domain, each in found.items()}
-        worst = (min if metric in _MORE_IS_BETTER else max)(measured, key=measured.__getitem__)
-        values[metric] = measured[worst]
+        badness = {domain: _badness(metric, each.values[metric]) for domain, each in found.items()}
+        worst = max(badness, key=badness.__getitem__)
+        values[metric] = found[worst].values[metric]
         places[metric] = ", ".join(filter(None, (f"domain {worst}", found[worst].places.get(metric))))
     return Measurements(values, places=places)
+
+
+def _badness(metric: str, value: float) -> float:
+    """Return a number that is larger for worse values."""
+    if not math.isfinite(value):
+        return math.inf
+    return -value if metric in _MORE_IS_BETTER else value
 
 
 def _count_broken(values: FloatArray) -> int:

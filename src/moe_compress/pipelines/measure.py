@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
+
 from moe_compress.types import (
     Agreement,
     EvaluationResult,
@@ -173,12 +175,13 @@ def measure_probes(probes: ProbeResult) -> Measurements:
         places["router_rows_changed"] = ", ".join(probes.changed_rows[:3])
     if probes.layers:
         for name, kind in (("router_drift", "drift"), ("load_cv", "variation"), ("load_peak", "peak")):
-            worst = max(probes.layers, key=lambda layer, kind=kind: getattr(layer, kind))  # type: ignore[misc]
-            values[name] = getattr(worst, kind)
-            places[name] = f"layer {worst.layer}"
+            found = [getattr(layer, kind) for layer in probes.layers]
+            worst = int(np.argmax(found))  # the first NaN, if there is one
+            values[name] = found[worst]
+            places[name] = f"layer {probes.layers[worst].layer}"
         values["router_drift_mean"] = _mean([layer.drift for layer in probes.layers])
         values["router_weight_lost"] = _mean([layer.weight_lost for layer in probes.layers])
-        baseline["load_cv"] = max(layer.base_variation for layer in probes.layers)
+        baseline["load_cv"] = float(np.max([layer.base_variation for layer in probes.layers]))
     return Measurements(values, baseline, places)
 
 
