@@ -111,6 +111,16 @@ def test_a_perplexity_without_benchmark_has_its_row(report: CompressionReport) -
     assert "Accuracy" not in alone.summary
 
 
+@pytest.mark.parametrize("targets", [("math", "medical"), ("medical", "math")])
+def test_a_domain_that_kept_no_finite_share_is_the_worst_of_a_mixtures(
+    report: CompressionReport, targets: tuple[str, ...]
+) -> None:
+    comparisons = {name: replace(each, share_kept=0.5) for name, each in report.comparisons.items()}
+    comparisons["math"] = replace(comparisons["math"], share_kept=math.nan)
+    mixture = replace(report, targets=targets, comparisons=comparisons)
+    assert mixture.summary.startswith("Of 2 domains math kept least.")
+
+
 def test_headlines(report: CompressionReport, failed_report: CompressionReport) -> None:
     clean = tuple(outcome for outcome in report.gate_report.outcomes if outcome.passed)
     assert report.headline == "Passed 5 of 6 gates, with 1 warning"

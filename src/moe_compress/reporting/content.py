@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,7 +212,8 @@ class CompressionReport:
         compared = [self.comparisons[name] for name in self.target_names if name in self.comparisons]
         if not compared:
             return smaller
-        worst = min(compared, key=lambda comparison: comparison.share_kept)
+        # What is no finite number is worse than any, as it is for gates.
+        worst = min(compared, key=lambda each: each.share_kept if math.isfinite(each.share_kept) else -math.inf)
         lead = f"Of {len(compared)} domains {worst.task} kept least. " if len(compared) > 1 else ""
         return f"{lead}{wording.accuracy_sentence(worst)} {smaller}"
 
