@@ -13,6 +13,8 @@ from moe_compress.registry.versions import RegisteredVersion
 BASE = BaseFacts("base", "2", "w" * 64, "s" * 64)
 PARTS = {
     "demonstrations_files": '{"medical":"d"}',
+    "public_benchmarks": '{"gsm8k":"g"}',
+    "calibration_digest": "none",
     "given_plan_digest": "none",
     "benchmarks": '{"medical":"b h"}',
     "parameters.select": '{"budget":{"fraction_dropped":0.5},"method":"reap"}',
@@ -43,6 +45,8 @@ def why(base=BASE, parts=None, **tags):
         ({"base_settings_digest": "x"}, "base settings", "config, tokenizer or templates changed"),
         ({"demonstrations_files": '{"medical":"x"}'}, "demonstrations", "changed: medical"),
         ({"given_plan_digest": "p" * 64}, "given plan", "pppppppppppp -> none"),
+        ({"public_benchmarks": '{"gsm8k":"x"}'}, "public benchmarks", "definitions changed: gsm8k"),
+        ({"calibration_digest": "c" * 64}, "calibration", "swaps are measured on changed: cccccccccccc -> none"),
         ({"benchmarks": '{"medical":"x h"}'}, "benchmarks", "changed: medical"),
         (
             {"parameters.select": '{"budget":{"fraction_dropped":0.25},"method":"reap"}'},

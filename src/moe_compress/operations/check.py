@@ -18,6 +18,12 @@ from moe_compress.types import digest_of
 
 Reason = dict[str, str]
 
+_FILES = {
+    "given_plan_digest": ("given plan", "the plan that is given"),
+    "calibration_digest": ("calibration", "the text that swaps are measured on"),
+}
+"""Parts that are one file's digest, and how they are called."""
+
 
 def check_domain(project: Project, domain: str) -> dict[str, Any]:
     """Return whether a domain's model has to be made again and why, ready for JSON; nothing is downloaded.
@@ -94,13 +100,16 @@ def explain_part(name: str, before: str | None, now: str, tags: Mapping[str, str
     """Return one part's change in words."""
     if before is None:
         return {"what": name, "text": f"the version does not tell its {name}"}
-    if name == "given_plan_digest":
-        return {"what": "given plan", "text": f"the plan that is given changed: {before[:12]} -> {now[:12]}"}
+    if name in _FILES:
+        what, text = _FILES[name]
+        return {"what": what, "text": f"{text} changed: {before[:12]} -> {now[:12]}"}
     changes = compare_leaves(before, now)
     if name == "demonstrations_files":
         return {"what": "demonstrations", "text": f"the demonstrations changed: {', '.join(sorted(changes))}"}
     if name == "benchmarks":
         return {"what": name, "text": f"benchmark or held-out text changed: {', '.join(sorted(changes))}"}
+    if name == "public_benchmarks":
+        return {"what": "public benchmarks", "text": f"their definitions changed: {', '.join(sorted(changes))}"}
     if name == "code":
         releases = f"moe-compress {tags.get('package_version')} -> {__version__}"
         return {"what": name, "text": f"code that a run depends on changed ({releases}): {', '.join(changes)}"}

@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moe_compress.pipelines.benchmarks import benchmarks_of
 from moe_compress.pipelines.digests import file_digest, source, versions
 from moe_compress.pipelines.given_plan import locate
-from moe_compress.pipelines.run_keys import evaluated_tasks, find_source, what_tunes
+from moe_compress.pipelines.run_keys import (
+    evaluated_tasks,
+    find_calibration,
+    find_source,
+    what_evaluates,
+    what_tunes,
+)
+from moe_compress.types import digest_of
 
 PREFIX = "part."
 """What a part's name begins with among a run's keys."""
@@ -38,15 +46,19 @@ def key_parts(
     """
     given = find_source(parameters, domain)
     tasks = evaluated_tasks(parameters["evaluate"]["tasks"], tuple(demonstrations))
+    asked = benchmarks_of(parameters, domain).items()
+    tuned = what_tunes(parameters)
     return {
         "demonstrations_files": compact({name: file_digest(path) for name, path in demonstrations.items()}),
         "benchmarks": compact({task: digest_texts(domains_folder / task) for task in tasks}),
+        "public_benchmarks": compact({name: digest_of(each.model_dump())[:16] for name, each in asked}),
+        "calibration_digest": find_calibration(parameters, domain, domains_folder) or "none",
         "given_plan_digest": file_digest(locate(given, domain)) if given else "none",
         **{f"parameters.{block}": compact(parameters[block]) for block in BLOCKS},
-        "parameters.tune": compact(what_tunes(parameters)),
+        "parameters.tune": compact(tuned),
         "parameters.domain": compact(parameters["domains"][domain]),
-        "code": compact({place: source(place)[:16] for place in _CODE}),
-        "libraries": compact(versions("torch", "transformers", "lm-eval")),
+        "code": compact({place: source(place)[:16] for place in (*_CODE, *(["tuning"] if tuned else []))}),
+        "libraries": compact(versions(*what_evaluates(parameters, domain))),
     }
 
 

@@ -8,7 +8,7 @@ from kedro.pipeline import Node, Pipeline
 
 from moe_compress.pipelines.digests import source
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters, SelectParameters
-from moe_compress.types import CheckpointReference, CompressionPlan, Demonstrations, digest_of
+from moe_compress.types import CheckpointReference, CompressionPlan, Demonstrations, as_json, digest_of
 
 
 def refine_plan(
@@ -43,9 +43,8 @@ def refine_plan(
     texts = [*demonstrations.texts, *(read_texts(file, None, chosen.seed) if file.is_file() else ())]
     stock = load_stock(base_model.path, evaluate.device, evaluate.dtype)
     texts = take_tokens(stock.tokenizer, texts, refine.tokens, chosen.seed)
-    code = source("evaluation", "loading.py")
-    made_from = [plan.digest, str(plan.scores), base_model.identity, texts, chosen.seed, code]
-    key = digest_of([*made_from, str(stock.model.dtype), str(stock.model.device)])
+    way = str(stock.model.dtype), str(stock.model.device)
+    key = find_record_key(plan, base_model.identity, texts, chosen.seed, *way)
     return refine_by_swaps(
         stock.model,
         stock.tokenizer,
@@ -56,6 +55,12 @@ def refine_plan(
         seed=chosen.seed,
         record=refine_folder / f"{key[:16]}.json",
     )
+
+
+def find_record_key(plan: CompressionPlan, *measured_on: object) -> str:
+    """Return a key of all that measured swaps depend on; the plan's scores order them."""
+    code = source("evaluation", "families", "loading.py")
+    return digest_of([plan.digest, as_json(plan.scores), code, *measured_on])
 
 
 def create_pipeline() -> Pipeline:

@@ -123,9 +123,9 @@ class _Chain:
     @property
     def _refined_by(self) -> list[Any]:
         """What a refined plan depends on besides the plan; nothing where none is refined."""
-        if not (_chosen(self.parameters, self.domain).get("refine") or {}).get("swaps"):
+        text = find_calibration(self.parameters, self.domain, self.domains_folder)
+        if text is None:
             return []
-        text = file_digest(self.domains_folder / self.domain / "calibration.jsonl")
         evaluate = [self.parameters["evaluate"][name] for name in ("device", "dtype")]
         code = source("evaluation", "loading.py", "pipelines/refine.py")
         return [self.collect, self._sampling, text, evaluate, code, versions("torch", "transformers")]
@@ -160,8 +160,8 @@ class _Chain:
                 self._benchmark_digests,
                 evaluate,
                 self._benchmarks,
-                source("evaluation", "loading.py", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
-                versions(*self._evaluating),
+                source("evaluation", "families", "loading.py", "pipelines/evaluate.py", "pipelines/benchmarks.py"),
+                versions(*what_evaluates(self.parameters, self.domain)),
             ]
         )
 
@@ -225,12 +225,20 @@ class _Chain:
             for folder in folders
         ]
 
-    @property
-    def _evaluating(self) -> tuple[str, ...]:
-        """The libraries that evaluated numbers depend on."""
-        problems = {each["problems"].replace("_", "-") for each in self._benchmarks.values() if each["problems"]}
-        engine = ["vllm"] if self.parameters["evaluate"].get("backend") == "vllm" else []
-        return ("torch", "transformers", "lm-eval", *sorted(problems), *engine)
+
+def what_evaluates(parameters: Mapping[str, Any], domain: str) -> tuple[str, ...]:
+    """Return the libraries that evaluated numbers depend on."""
+    benchmarks = benchmarks_of(parameters, domain).values()
+    problems = {each.problems.replace("_", "-") for each in benchmarks if each.problems}
+    engine = ["vllm"] if parameters["evaluate"].get("backend") == "vllm" else []
+    return ("torch", "transformers", "lm-eval", *sorted(problems), *engine)
+
+
+def find_calibration(parameters: Mapping[str, Any], domain: str, domains_folder: Path) -> str | None:
+    """Return the digest of the text of its own that a domain's plan is refined on, None where none is refined."""
+    if not (_chosen(parameters, domain).get("refine") or {}).get("swaps"):
+        return None
+    return file_digest(domains_folder / domain / "calibration.jsonl")
 
 
 def _chosen(parameters: Mapping[str, Any], domain: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from moe_compress import methods
 from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.errors import GateFailedError, ParameterError
 from moe_compress.gates.decide import GateSpec, decide, describe_failure, parse_gates
+from moe_compress.pipelines.digests import source
 from moe_compress.pipelines.measure import finite_only
 from moe_compress.pipelines.parameters import (
     CollectParameters,
@@ -37,6 +38,7 @@ from moe_compress.types import (
     SweepEntry,
     SweepResult,
     choose_smallest,
+    digest_of,
 )
 
 if TYPE_CHECKING:
@@ -127,8 +129,7 @@ def try_plans(
     specs = parse_gates(own.gate_entries(gates))
     tasks = find_tasks(specs, evaluate, own.name)
     judged = [spec for spec in specs if is_judged(spec, tasks, own.name)]
-    # What a plan answers depends on the base model and on how models are evaluated, not on the rest of the sweep.
-    folder = sweep_folder / run_keys["baseline"][:KEY_LENGTH]
+    folder = sweep_folder / find_answers_key(run_keys["baseline"], sweep, rewrite)[:KEY_LENGTH]
     bench = Bench(base_model, tasks, domains_folder, folder, evaluate, rewrite, sweep.rewrite_merging)
     found = bench.halve(plans, sweep.rungs)
     entries = tuple(judge(key, plan, bench, found, judged, own.name) for key, plan in plans.items())
@@ -143,6 +144,17 @@ def try_plans(
         check=None if chosen is None else bench.check(list(plans.values())[chosen]),
         provenance=lineage,
     )
+
+
+def find_answers_key(baseline_key: str, sweep: SweepParameters, rewrite: RewriteParameters) -> str:
+    """Return a key of all that a plan's answers depend on besides the plan.
+
+    That is the base model and how models are evaluated, of plans that are written how they are, and not the rest of
+    the sweep.
+    """
+    if not sweep.rewrite_merging:
+        return baseline_key
+    return digest_of([baseline_key, rewrite.model_dump(), source("checkpoint", "pipelines/rewrite.py")])
 
 
 def find_tasks(specs: Sequence[GateSpec], evaluate: EvaluateParameters, domain: str) -> tuple[str, ...]:
