@@ -107,6 +107,15 @@ def test_a_definition_is_put_by_a_chat_template(tokenizer, name):
         assert prompt.count("<user>") == benchmark.num_fewshot + 1
 
 
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_a_model_that_thinks_is_not_cut_before_its_answer(name):
+    built = build_tasks(name, offline(name), chat_template=True)
+    for task in built.values():
+        settings = task.config.generation_kwargs
+        assert settings["max_gen_toks"] >= 32_000
+        assert all(stop.startswith("<") for stop in settings["until"])
+
+
 class ChatTokenizer:
     """A tokenizer with a chat template; the scripted model applies it."""
 
