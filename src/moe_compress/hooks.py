@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
@@ -78,10 +79,12 @@ class RunKeyHooks:
         for domain in domains:
             self._bind(domain, parameters, catalog, describe_command(run_params))
         self._is_fresh = not run_params["only_missing_outputs"]
-        if self._is_fresh and "collect_folder" in pipeline.inputs():
-            from moe_compress.pipelines.collect import remove_resume_points
+        if self._is_fresh:
+            remove_answers(pipeline, catalog)
+            if "collect_folder" in pipeline.inputs():
+                from moe_compress.pipelines.collect import remove_resume_points
 
-            remove_resume_points(catalog["collect_folder"].load())
+                remove_resume_points(catalog["collect_folder"].load())
 
     def _bind(self, domain: str, parameters: dict[str, Any], catalog: DataCatalog, command: str) -> None:
         """Give a domain's datasets its keys, those of other pipelines too: what they hold may become outdated."""
@@ -122,7 +125,8 @@ class RunKeyHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Remove what a collection or tuning could go on from, now that what came of it is saved."""
+        """Remove what a collection, tuning or evaluation could go on from, now that what came of it is saved."""
+        remove_answers(pipeline, catalog)
         if "tune_folder" in pipeline.inputs():
             from moe_compress.pipelines.tune import remove_finished as remove_tuned
 
@@ -135,6 +139,14 @@ class RunKeyHooks:
             from moe_compress.pipelines.collect import remove_resume_points
 
             remove_resume_points(catalog["collect_folder"].load())
+
+
+def remove_answers(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Remove what evaluations of a pipeline's domains could go on from."""
+    if "answers_folder" in pipeline.inputs():
+        made = (name.partition(".") for name in pipeline.all_outputs())
+        for domain in {domain for domain, _, value in made if value.endswith("_evaluation")}:
+            shutil.rmtree(catalog["answers_folder"].load() / domain, ignore_errors=True)
 
 
 _WHOLE = {"name", "registered_model"}

@@ -107,6 +107,28 @@ def test_a_definition_is_put_by_a_chat_template(tokenizer, name):
         assert prompt.count("<user>") == benchmark.num_fewshot + 1
 
 
+def test_benchmarks_that_were_answered_are_not_asked_again(tokenizer, tmp_path):
+    request = BenchmarkRequest({name: offline(name) for name in ("gsm8k", "usmle")})
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    class Stopped(ScriptedLM):
+        def generate_until(self, requests, disable_tqdm=False):
+            self._write = stop if "Options" in requests[0].args[0] else RIGHT["gsm8k"]
+            return super().generate_until(requests)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_benchmarks(Stopped(tokenizer, stop), request, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["gsm8k.json"]
+    rest = ScriptedLM(tokenizer, RIGHT["usmle"])
+    found = ask_benchmarks(rest, request, tmp_path)
+    assert rest.prompts and all("Options" in prompt for prompt in rest.prompts)
+    assert found == ask_benchmarks(ScriptedLM(tokenizer, stop), request, tmp_path)
+    both = ScriptedLM(tokenizer, lambda row: RIGHT["usmle" if "sent1" in row else "gsm8k"](row))
+    assert found == ask_benchmarks(both, request)
+
+
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_a_model_that_thinks_is_not_cut_before_its_answer(name):
     built = build_tasks(name, offline(name), chat_template=True)

@@ -10,6 +10,8 @@ import pytest
 from tests.pipelines.conftest import write_rows
 from tests.pipelines.test_wrong_inputs import assert_refused
 
+from moe_compress.errors import EvaluationError
+from moe_compress.evaluation import public
 from moe_compress.pipelines.report import find_flips
 from moe_compress.types import EvaluationResult, ItemResult
 
@@ -96,9 +98,37 @@ def test_a_run_asks_benchmarks_and_runs_programs(project):
         assert all(item["text"] and item["num_tokens"] for item in asked["sums"])
         assert {"task_digest.sums", "task_digest.programs"} <= set(content["provenance"])
         assert content["provenance"]["evaluation_backend"] == "hf"
+    assert not project.find("02_intermediate/answers/medical")
     again = project.prune("evaluate.suite=own", "evaluate.run_generated_code=true", "evaluate.limit=4")
     assert again.exit_code == 0
     assert len(project.find("07_model_output/evaluations/*/*/evaluation.json")) == 2
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_an_evaluation_that_was_stopped_goes_on_after_its_last_benchmark(project, monkeypatch, is_fresh):
+    write_rows(project.folder / "sums.jsonl", [{"question": f"{n} and 20?", "answer": str(n)} for n in range(3)])
+    names, suite = ["sums", "more"], own_suite(project)
+    suite["benchmarks"]["definitions"] = dict.fromkeys(names, suite["benchmarks"]["definitions"]["sums"])
+    suite["benchmarks"]["suites"]["own"]["medical"] = names
+    (project.folder / "conf/local/parameters_benchmarks.yml").write_text(json.dumps(suite))
+    asked, real = [], public._ask
+
+    def ask(lm, name, *given):
+        asked.append(name)
+        if asked == names:
+            raise EvaluationError("stopped")
+        return real(lm, name, *given)
+
+    monkeypatch.setattr(public, "_ask", ask)
+    assert project.prune("evaluate.suite=own").exit_code == 1
+    (file,) = project.find("02_intermediate/answers/medical/*/*.json")
+    assert file.name == "sums.json" and asked == names
+    result = project.run(
+        "--pipelines=prune_medical", "--params=evaluate.suite=own", *(["--fresh"] if is_fresh else [])
+    )
+    assert result.exit_code == 0, result.output
+    assert asked[2:] == [*(names if is_fresh else ["more"]), *names]
+    assert not project.find("02_intermediate/answers/medical")
 
 
 def own_suite(project):

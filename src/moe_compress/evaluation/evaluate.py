@@ -36,6 +36,7 @@ def evaluate_checkpoint(
     prompts: int = 0,
     max_new_tokens: int = 64,
     public: BenchmarkRequest | None = None,
+    answers: Path | None = None,
     provenance: Provenance | None = None,
 ) -> EvaluationResult:
     """Return benchmark items, perplexities and size of a checkpoint folder.
@@ -52,6 +53,8 @@ def evaluate_checkpoint(
         prompts: questions of each task after which the model writes freely.
         max_new_tokens: where such a text is cut.
         public: public benchmarks to ask besides.
+        answers: a folder of this checkpoint and these settings alone, where their answers are kept, so that an
+            evaluation that was stopped goes on after the last benchmark.
         provenance: where the checkpoint came from; what was measured with is added.
 
     Raises:
@@ -64,12 +67,13 @@ def evaluate_checkpoint(
     for name in {task.name for task in tasks} & set(public.benchmarks):
         raise ParameterError(f"'{name}' is a domain's task and a benchmark; rename it under benchmarks.definitions")
     size = measure_size(folder)
-    served = _ask(open_vllm(folder, dtype, public.seed), tasks, public) if backend == "vllm" else None
+    asked = tasks, public, answers
+    served = _ask(open_vllm(folder, dtype, public.seed), *asked) if backend == "vllm" else None
     if served:
         gc.collect()  # the engine gives its GPU memory back before transformers loads the same weights
     stock = load_stock(folder, device, dtype)
     check_weights(stock.model, model)
-    items, digests = served or _ask(open_transformers(stock, batch_size), tasks, public)
+    items, digests = served or _ask(open_transformers(stock, batch_size), *asked)
     limits = {"prompts": prompts, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     return EvaluationResult(
         model=model,
@@ -104,8 +108,8 @@ def _name_versions(*libraries: str) -> dict[str, str]:
 
 
 def _ask(
-    lm: Any, tasks: Sequence[BenchmarkTask], public: BenchmarkRequest
+    lm: Any, tasks: Sequence[BenchmarkTask], public: BenchmarkRequest, answers: Path | None
 ) -> tuple[tuple[ItemResult, ...], dict[str, str]]:
     """Return all items, and task or benchmark -> digest of what was asked."""
-    items, digests = ask_benchmarks(lm, public)
+    items, digests = ask_benchmarks(lm, public, answers)
     return (*ask_tasks(lm, tasks), *items), {**{task.name: task.digest for task in tasks}, **digests}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from moe_compress.atomic import write_atomically
 from moe_compress.errors import DataError, ParameterError
 from moe_compress.evaluation.benchmarks import Benchmark, BenchmarkRequest
 from moe_compress.evaluation.harness import NOISY, no_bar_per_task
@@ -25,7 +28,7 @@ from moe_compress.evaluation.loading import quiet
 from moe_compress.evaluation.problems import read_problems
 from moe_compress.evaluation.programs import judge_program
 from moe_compress.evaluation.sandbox import run_program
-from moe_compress.types import ItemResult, digest_of
+from moe_compress.types import ItemResult, as_json, digest_of
 
 Tasks = dict[str, Any]
 """The harness's name -> its task, with data."""
@@ -58,10 +61,18 @@ def fetch_benchmarks(request: BenchmarkRequest) -> None:
         build_tasks(name, benchmark, request.chat_template)
 
 
-def ask_benchmarks(lm: Any, request: BenchmarkRequest) -> tuple[tuple[ItemResult, ...], dict[str, str]]:
+def ask_benchmarks(
+    lm: Any, request: BenchmarkRequest, answers: Path | None = None
+) -> tuple[tuple[ItemResult, ...], dict[str, str]]:
     """Return the items of all benchmarks as one of the harness's models answers them, and benchmark -> digest.
 
     The digest is that of everything that was put to the model and of what counts as right.
+
+    Args:
+        lm: the model.
+        request: what to ask.
+        answers: a folder of this model and request alone, where each benchmark is kept once it is answered and from
+            where it is taken if it was; None keeps nothing.
 
     Raises:
         ParameterError: if a definition does not suit the harness, or the tokenizer has no chat template.
@@ -72,7 +83,7 @@ def ask_benchmarks(lm: Any, request: BenchmarkRequest) -> tuple[tuple[ItemResult
         raise ParameterError(
             "evaluate.chat_template is true, but the model's tokenizer has no chat template; set it to false"
         )
-    asked = {name: _ask(lm, name, benchmark, request) for name, benchmark in request.benchmarks.items()}
+    asked = {name: _ask_once(lm, name, request, answers) for name in request.benchmarks}
     return (
         tuple(chain.from_iterable(items for items, _ in asked.values())),
         {name: digest for name, (_, digest) in asked.items()},
@@ -156,6 +167,21 @@ def _specification(name: str, harness: tuple[str, ...], overrides: Mapping[str, 
     if not harness:
         return {"task": name, **overrides}
     return {"group": name, "task": [{"task": task, **overrides} for task in harness]}
+
+
+def _ask_once(
+    lm: Any, name: str, request: BenchmarkRequest, answers: Path | None
+) -> tuple[tuple[ItemResult, ...], str]:
+    """Return a benchmark's items and digest, from a file if they are there."""
+    file = answers / f"{name}.json" if answers else None
+    if file and file.is_file():
+        kept = json.loads(file.read_text())
+        items = ({**item, "log_likelihoods": tuple(item["log_likelihoods"])} for item in kept["items"])
+        return tuple(ItemResult(**item) for item in items), kept["digest"]
+    found, digest = _ask(lm, name, request.benchmarks[name], request)
+    if file:
+        write_atomically(file, json.dumps({"items": as_json(found), "digest": digest}).encode())
+    return found, digest
 
 
 def _ask(lm: Any, name: str, benchmark: Benchmark, request: BenchmarkRequest) -> tuple[tuple[ItemResult, ...], str]:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from kedro.pipeline import Node, Pipeline
 
+from moe_compress.datasets.keyed import KEY_LENGTH
 from moe_compress.evaluation.benchmarks import BenchmarkRequest
 from moe_compress.pipelines.benchmarks import prepare_benchmarks
+from moe_compress.pipelines.digests import source, versions
 from moe_compress.pipelines.parameters import DomainParameters, EvaluateParameters
 from moe_compress.pipelines.run_keys import evaluated_tasks
-from moe_compress.types import CheckpointReference, EvaluationResult
+from moe_compress.types import CheckpointReference, EvaluationResult, digest_of
 
 
 def evaluate_model(
     checkpoint: CheckpointReference,
     domains_folder: Path,
+    answers_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
     checked: object,
@@ -23,7 +26,8 @@ def evaluate_model(
 ) -> EvaluationResult:
     """Return benchmark items, held-out perplexity, freely written texts and size of one model.
 
-    `checked` stands for a request that was checked, so that a wrong one fails before models load.
+    `checked` stands for a request that was checked, so that a wrong one fails before models load. What public
+    benchmarks are answered is kept in `answers_folder` at once, so that an evaluation that was stopped goes on.
 
     Raises:
         DataError: if a task has no benchmark.
@@ -48,6 +52,7 @@ def evaluate_model(
         dtype=parameters.dtype,
         backend=parameters.backend,
         public=public,
+        answers=answers_folder / own.name / find_answers_key(checkpoint, parameters, public)[:KEY_LENGTH],
         prompts=parameters.prompts,
         max_new_tokens=parameters.max_new_tokens,
         provenance={
@@ -61,6 +66,7 @@ def evaluate_model(
 def evaluate_candidate(
     checkpoint: CheckpointReference,
     domains_folder: Path,
+    answers_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
     checked: object,
@@ -71,11 +77,26 @@ def evaluate_candidate(
     from moe_compress.evaluation.throughput import measure_size
 
     try:
-        return evaluate_model(checkpoint, domains_folder, parameters, own, checked, public)
+        return evaluate_model(checkpoint, domains_folder, answers_folder, parameters, own, checked, public)
     except NotFiniteError as error:
         size = measure_size(checkpoint.path)
         provenance = {"checkpoint": checkpoint.name, "weights_digest": checkpoint.weights_digest}
         return EvaluationResult(checkpoint.name, (), {}, *size, provenance=provenance, fault=str(error))
+
+
+def find_answers_key(
+    checkpoint: CheckpointReference, parameters: EvaluateParameters, public: BenchmarkRequest
+) -> str:
+    """Return a key of all that a model's answers to public benchmarks depend on."""
+    asked = {name: benchmark.model_dump() for name, benchmark in public.benchmarks.items()}
+    libraries = {each.problems.replace("_", "-") for each in public.benchmarks.values() if each.problems}
+    return digest_of(
+        [
+            *[checkpoint.identity, parameters.model_dump(), asked],
+            source("evaluation", "families", "loading.py", "pipelines/evaluate.py"),
+            versions("torch", "transformers", "lm-eval", "vllm", *sorted(libraries)),
+        ]
+    )
 
 
 def create_pipeline(checked: str = "demonstrations") -> Pipeline:
@@ -85,8 +106,8 @@ def create_pipeline(checked: str = "demonstrations") -> Pipeline:
         checked: what is there once the request was checked.
     """
     parameters = ("params:evaluate", "params:domain")
-    inputs = ["checkpoint", "domains_folder", *parameters, "checked", "benchmark_request"]
-    shared = {"domains_folder": "domains_folder", "benchmark_request": "benchmark_request", "checked": checked}
+    inputs = ["checkpoint", "domains_folder", "answers_folder", *parameters, "checked", "benchmark_request"]
+    shared = {name: name for name in ("domains_folder", "answers_folder", "benchmark_request")}
     models = {
         "baseline": (evaluate_model, "base_model"),
         "candidate": (evaluate_candidate, "candidate_checkpoint"),
@@ -96,7 +117,7 @@ def create_pipeline(checked: str = "demonstrations") -> Pipeline:
             Pipeline(
                 [Node(function, inputs, "evaluation", name="evaluate")],
                 namespace=role,
-                inputs={"checkpoint": checkpoint, **shared},
+                inputs={"checkpoint": checkpoint, "checked": checked, **shared},
                 outputs={"evaluation": f"{role}_evaluation"},
                 parameters=set(parameters),
             )

@@ -23,6 +23,7 @@ from moe_compress.pipelines import (
 )
 
 SHARED_INPUTS = {
+    "answers_folder",
     "base_model",
     "collect_folder",
     "domains_folder",

@@ -125,6 +125,7 @@ def evaluate_pruned(
     candidate_checkpoint: CheckpointReference,
     candidate: EvaluationResult,
     domains_folder: Path,
+    answers_folder: Path,
     parameters: EvaluateParameters,
     own: DomainParameters,
     public: BenchmarkRequest,
@@ -132,7 +133,7 @@ def evaluate_pruned(
     """Return the evaluation of the pruned model before it was tuned; the candidate's own if they are the same."""
     if checkpoint.identity == candidate_checkpoint.identity:
         return candidate
-    return evaluate_model(checkpoint, domains_folder, parameters, own, candidate, public)
+    return evaluate_model(checkpoint, domains_folder, answers_folder, parameters, own, candidate, public)
 
 
 def compare_tuned(
@@ -162,7 +163,7 @@ def create_pipeline(demonstrations: Sequence[str] = ("demonstrations",)) -> Pipe
     Args:
         demonstrations: those of every domain the model is compressed for.
     """
-    measured_with = ["domains_folder", "params:evaluate", "params:domain", "benchmark_request"]
+    measured_with = ["domains_folder", "answers_folder", "params:evaluate", "params:domain", "benchmark_request"]
     return Pipeline(
         [
             Node(
