@@ -11,9 +11,9 @@ import pytest
 from tests.pipelines.test_wrong_inputs import assert_refused
 
 from moe_compress.errors import ParameterError
-from moe_compress.hooks import check_parts
 from moe_compress.pipelines.measure import name_worst, tell_worst
 from moe_compress.pipelines.prune import create_mixture_pipeline
+from moe_compress.pipelines.run_checks import check_parts
 from moe_compress.registry.versions import resolve
 
 BLOCK = "domains: {{clinic: {{name: clinic, registered_model: moe-clinic, of: [{}]{}}}}}\n"
