@@ -21,7 +21,7 @@ def read_params(context: click.Context, option: click.Parameter, text: str) -> t
     compress,
     "export",
     EXIT_CODES,
-    "kedro compress export claim medical --shards 8 --image registry.example.com/moe-compress:0.1.0-cuda",
+    "kedro compress export claim medical --shards 8 --to claim.yaml",
     "kedro compress export airflow medical --shards 8 --image registry.example.com/moe-compress:0.1.0-cuda",
     "kedro compress export argo medical --shards 8 --image ... --env qwen3_30b_a3b --checkpoint models/qwen3",
     "kedro compress export kubernetes medical --shards 8 --image ... --gpu-memory 141GB --to medical.yaml",
@@ -31,7 +31,7 @@ def read_params(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option(
     "--shards", type=int, default=8, show_default=True, help="Parts of the collection, each on a machine."
 )
-@click.option("--image", required=True, help="This project's image, with its tag.")
+@click.option("--image", help="This project's image, with its tag; a claim needs none.")
 @click.option(
     "--gpu-memory", default="80GB", show_default=True, help="Of one GPU of the cluster; 0 uses CPUs alone."
 )
@@ -46,7 +46,7 @@ def export(
     form: str,
     domain: str,
     shards: int,
-    image: str,
+    image: str | None,
     gpu_memory: str,
     gpus_per_node: int,
     claim: str,
@@ -62,6 +62,8 @@ def export(
     volume that the pods of all three mount. What pods ask for is estimated from the base model's headers and the
     demonstrations; no weights are read.
     """
+    if image is None and form != "claim":
+        raise click.UsageError("Missing option '--image': this project's image, with its tag.")
     from kedro.framework.project import pipelines
 
     from moe_compress.atomic import write_atomically
@@ -71,7 +73,7 @@ def export(
 
     to = to.resolve() if to else None
     checkpoint = checkpoint.resolve() if checkpoint else None
-    place = manifests.Place(domain, image, claim, secret)
+    place = manifests.Place(domain, image or "", claim, secret)
     project = open_project(env, params[1])
     text = export_job(
         form, project, pipelines, place, shards, gpu_memory, gpus_per_node, checkpoint, params[0], env

@@ -197,6 +197,9 @@ def test_the_last_block_is_the_program():
     [
         "```python3\ncode\n```",
         "```cpp\nint main() {}\n```\nIn Python:\n```python\ncode\n```\nDone.",
+        "Here: ```python\ncode\n```\nIt is code.\n",
+        "</think>```python\ncode\n```\n",
+        "````python\ncode\n````",
         "```python\ncode\n```\nIt says:\n```text\n7\n```",
         "```py\ncode\n```\n```\n7\n```",
         "1. So:\n   ```{.python .numberLines}\ncode\n   ```\n2. Or not.",

@@ -142,6 +142,8 @@ _LIBC = "import ctypes, fcntl, os, resource\nlibc, above = ctypes.CDLL(None), os
         "fcntl.fcntl(os.pipe()[0], 15, bytes(8))",
         "if libc.unshare(0x10000000): raise PermissionError",
         "if libc.shmget(0, 4096, 0o1600) < 0: raise PermissionError",
+        "own = ctypes.CDLL(None, use_errno=True)\n"
+        "if own.shmctl(0, 2, bytes(512)) < 0 and ctypes.get_errno() == 1: raise PermissionError",
     ],
 )
 def test_nothing_beyond_the_process_is_reached(attack):

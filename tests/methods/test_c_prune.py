@@ -314,3 +314,14 @@ def test_other_global_clusterings_keep_the_budget(clustering, make_statistics):
     parameters = {"global_clustering": clustering, "global_clusters": 8}
     plan = methods.plan("c_prune", make_statistics(), HALF, 0, parameters=parameters)
     assert plan.new_layout.num_experts == (8,) * 3
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.125, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("parameters", [{}, {"gamma": inf}, {"grouping": "rate"}])
+def test_whether_experts_may_be_merged_is_known_before_anything_is_collected(make_statistics, fraction, parameters):
+    statistics, budget = make_statistics(), Budget(fraction_dropped=fraction)
+    expected = methods.check_parameters("c_prune", parameters).merges(budget, statistics.layout)
+    plan = methods.plan("c_prune", statistics, budget, 0, parameters=parameters)
+    is_merged = any(len(group.members) > 1 for layer in plan.groups for group in layer)
+    assert expected or not is_merged
+    assert is_merged or not expected or parameters != {"grouping": "rate"}  # no threshold keeps clusters apart

@@ -135,7 +135,10 @@ class Project:
         """Run `kedro run` with these arguments in this process; returns click's result."""
         from moe_compress.cli import run
 
-        return CliRunner().invoke(run, list(arguments))
+        result = CliRunner().invoke(run, list(arguments))
+        if result.exit_code:
+            print(result.output)  # pytest shows it where a test did not expect that
+        return result
 
     def prune(self, *params, domain="medical"):
         given = [f"--params={','.join(params)}"] if params else []

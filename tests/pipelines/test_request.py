@@ -42,12 +42,13 @@ MERGING = [
     ("group_and_merge", {}),
     ("m_smoe", {"merge_weights": "affinity"}),
     ("c_prune", {}),
-    ("c_prune", {"grouping": "fixed", "layer_rate": 0, "merge_weights": "frequency"}),
+    ("c_prune", {"grouping": "fixed", "hierarchical_clusters": 6, "layer_rate": 0, "merge_weights": "frequency"}),
 ]
 PRUNING = [
     ("hc_smoe", {"merge_weights": "best"}),
     ("m_smoe", {"merge_weights": "affinity", "gamma": "inf"}),
     ("c_prune", {"layer_rate": 0}),
+    ("c_prune", {"grouping": "fixed"}),  # twelve clusters of eight experts
     ("c_prune", {"gamma": "inf"}),
     ("reconstruct", {}),
     ("easy_ep", {}),

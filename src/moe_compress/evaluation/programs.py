@@ -15,8 +15,10 @@ from moe_compress.evaluation.sandbox import ProgramResult, run_program
 
 Row = Mapping[str, Any]
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*$|\Z)", re.S | re.M)
-"""A block's label and its text; one that is never closed ends with the text."""
+_FENCE = re.compile(
+    r"`{3,}[ \t]*([\w+-]*)[ \t]*(?:\w+=[^\n`]*|\{[^\n`]*)?\n(.*?)(?:^[ \t]*`{3,}|`{3,}[ \t]*$|\Z)", re.S | re.M
+)
+"""A block's label and its text. Words may stand before it in its line; one never closed ends with the text."""
 
 _STARRED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),

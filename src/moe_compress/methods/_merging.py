@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 from moe_compress import methods
 from moe_compress.errors import ParameterError
 from moe_compress.methods._parameters import MethodParameters
-from moe_compress.types import ExpertGroup, ExpertStatistics, FloatArray
+from moe_compress.types import Budget, ExpertGroup, ExpertStatistics, FloatArray, MoELayout
 
 MergeWeights = Literal["affinity", "frequency", "score", "uniform", "best"]
 """By how alike a member is to its cluster (C-Prune, 12); in proportion to tokens routed, or to a score; all the
@@ -62,9 +62,8 @@ class MergeParameters(MethodParameters):
     gamma: float = Field(1.0, ge=0)
     align_neurons: bool = False
 
-    @property
-    def merges(self) -> bool:
-        """Whether a cluster becomes a mean of its members."""
+    def merges(self, budget: Budget, layout: MoELayout) -> bool:
+        """Return whether a cluster becomes a mean of its members."""
         return averages(self.merge_weights, self.gamma)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moe_compress.errors import ParameterError
+from moe_compress.types import Budget, MoELayout
 
 
 class MethodParameters(BaseModel):
@@ -16,9 +17,8 @@ class MethodParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @property
-    def merges(self) -> bool:
-        """Whether plans made with these parameters average experts where any have to go."""
+    def merges(self, budget: Budget, layout: MoELayout) -> bool:
+        """Return whether a plan made with these parameters may average experts, if any have to go."""
         return False
 
 

@@ -67,11 +67,10 @@ class PARAMETERS(Rates):
     global_clusters: int = Field(6, ge=1)
     global_clustering: Clustering = "ward"
 
-    @property
-    def merges(self) -> bool:
-        """Whether the first stage takes experts, and makes means of them."""
-        is_first = self.grouping == "fixed" or self.layer_rate > 0
-        return is_first and _merging.averages(self.merge_weights, self.gamma)
+    def merges(self, budget: Budget, layout: MoELayout) -> bool:
+        """Return whether the first stage takes experts and makes means of them, as far as the threshold lets it."""
+        left = _clusters_left(self, budget, layout)
+        return left != layout.num_experts and _merging.averages(self.merge_weights, self.gamma)
 
 
 def plan(statistics: ExpertStatistics, budget: Budget, seed: int, parameters: PARAMETERS) -> CompressionPlan:

@@ -111,7 +111,7 @@ def refuse_unwritable(
     parameters = methods.check_parameters(chosen.method, chosen.parameters)
     layout = tensor_map.layout.flattened if chosen.groups == "flatten" else tensor_map.layout
     is_smaller = methods.drops_any(budget, layout)
-    merging = layout.layers if is_smaller and parameters.merges else ()
+    merging = layout.layers if is_smaller and parameters.merges(budget, layout) else ()
     is_uniform = budget.scope == "per_layer" or not is_smaller
     check_writable(tensor_map, merging, rewrite.weights, rewrite.mtp, is_smaller=is_smaller, is_uniform=is_uniform)
 

@@ -51,16 +51,16 @@ class KeyedValues:
     def follow_save(self, name: str, data: Any) -> None:
         """Have what was saved count as there, and what was made from its predecessor as missing.
 
-        So nothing old is taken for what goes with something new, wherever a fresh run ends.
+        So nothing old is taken for what goes with something new, wherever a fresh run ends. That is so of what this
+        run's domains have under this run's keys; mixtures and what other parameters made stay as they are.
         """
         value = self._keyed.get(name)
         if value is None:
             return
-        is_another = self._is_fresh or value.is_outdated
-        value.follow_save(data)
-        if is_another:
+        if self._is_fresh or value.is_outdated:
             for made in find_made_from(name) & self._keyed.keys():
                 self._keyed[made].outdate()
+        value.follow_save(data)
 
 
 def names_of(domain: str) -> set[str]:
