@@ -64,8 +64,7 @@ def evaluate_checkpoint(
         NotFiniteError: if a weight or a measurement is not a finite number.
     """
     public = public or BenchmarkRequest()
-    for name in {task.name for task in tasks} & set(public.benchmarks):
-        raise ParameterError(f"'{name}' is a domain's task and a benchmark; rename it under benchmarks.definitions")
+    _refuse_shared_names(tasks, public)
     size = measure_size(folder)
     asked = tasks, public, answers
     served = _ask(open_vllm(folder, dtype, public.seed), *asked) if backend == "vllm" else None
@@ -93,6 +92,11 @@ def evaluate_checkpoint(
             **_name_versions("lm_eval", "transformers", *(["vllm"] if served else [])),
         },
     )
+
+
+def _refuse_shared_names(tasks: Sequence[BenchmarkTask], public: BenchmarkRequest) -> None:
+    for name in {task.name for task in tasks} & set(public.benchmarks):
+        raise ParameterError(f"'{name}' is a domain's task and a benchmark; rename it under benchmarks.definitions")
 
 
 def _describe_loaded(stock: StockModel) -> dict[str, str]:

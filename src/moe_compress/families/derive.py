@@ -126,14 +126,9 @@ def _derive_plain(config: Mapping[str, Any], tensors: Shapes) -> TensorMap:
     is_interleaved = any(_interleaves(model, name) for name in count.growth) or (
         departure.interleaves_on_disk and is_converted
     )
+    problem = count.uneven_problem
     tensor_map = TensorMap(
-        layout,
-        roles,
-        count.keys,
-        spans,
-        group_keys,
-        is_interleaved=is_interleaved,
-        uneven_problem=count.uneven_problem,
+        layout, roles, count.keys, spans, group_keys, is_interleaved=is_interleaved, uneven_problem=problem
     )
     ignored = frozenset(report.ignored)
     passed_over = frozenset(name for name, source in sources.items() if source.target in ignored)
