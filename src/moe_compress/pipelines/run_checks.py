@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from typing import Any
@@ -60,14 +59,15 @@ def find_domains(pipeline: Pipeline, parameters: dict[str, Any]) -> tuple[str, .
         ParameterError: if it compresses for more than one, because such a run is tracked and reported as one, in
             more processes than one, or from one shard of the statistics.
     """
+    from moe_compress.collection.distributed import count_ranks
+
     namespaces = {name.partition(".")[0] for name in pipeline.datasets()}
     found = tuple(sorted(namespaces & set(parameters.get("domains", {}))))
     made = {f"{domain}.{value}": domain for domain in found for value in ("plan", "sweep", "candidate_checkpoint")}
     plans = sorted({made[name] for name in pipeline.all_outputs() & set(made)})
     if len(plans) > 1:
         raise ParameterError(f"one run compresses for one domain, not for {', '.join(plans)}; run them one by one")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if plans and processes > 1:
+    if plans and (processes := count_ranks()) > 1:
         raise ParameterError(
             f"{processes} processes were started, and only collecting is divided among them; start them with "
             f"--pipelines=collect_{plans[0]}, and then run this in one process"
