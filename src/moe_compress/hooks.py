@@ -124,6 +124,46 @@ def describe_command(run_params: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
+class MlflowHooks:
+    """kedro-mlflow's hooks without its parameters, which it sends one by one and typed ones as text.
+
+    The plugin's own are disabled in `settings`. It is imported as late as Kedro would, for it loads MLflow.
+    """
+
+    def __init__(self) -> None:
+        self._plugin: Any = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Point MLflow at the store that `conf/base/mlflow.yml` names."""
+        from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+
+        self._plugin = MlflowHook()
+        self._plugin.after_context_created(context)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Start the run."""
+        self._plugin.before_pipeline_run(run_params, pipeline, catalog)
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: DataCatalog, is_async: bool) -> None:
+        """Have the node's thread track in the same run."""
+        self._plugin.before_node_run(node, catalog, {}, is_async)
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """End the run."""
+        self._plugin.after_pipeline_run(run_params, pipeline, catalog)
+
+    @hook_impl
+    def on_pipeline_error(
+        self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the run as failed."""
+        self._plugin.on_pipeline_error(error, run_params, pipeline, catalog)
+
+
 KEPT = "data/09_tracking"
 """Where a project keeps what its tracking server could not take."""
 
@@ -146,7 +186,7 @@ class TrackingHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Log flattened parameters; kedro-mlflow logs a typed parameter as one string."""
+        """Log the parameters that the pipeline uses under dotted names, all at once."""
         import mlflow
 
         from moe_compress.registry.tracking import log_run, run_provenance

@@ -5,9 +5,11 @@ import warnings
 
 from omegaconf.resolvers import oc
 
-from moe_compress.hooks import RunKeyHooks, TrackingHooks
+from moe_compress.hooks import MlflowHooks, RunKeyHooks, TrackingHooks
 
-HOOKS = (RunKeyHooks(), TrackingHooks())
+# The last is called first: what others log needs a run.
+HOOKS = (RunKeyHooks(), TrackingHooks(), MlflowHooks())
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -12,8 +12,7 @@ from graphlib import TopologicalSorter
 import pytest
 import yaml
 from click.testing import CliRunner
-from kedro.framework.startup import bootstrap_project
-from tests.pipelines.conftest import copy_project
+from tests.pipelines.conftest import copy_project, enter
 
 from moe_compress.checkpoint.index import read_index
 from moe_compress.datasets.checkpoint import CheckpointDataset
@@ -47,9 +46,7 @@ def opened(inputs, empty_database, tmp_path_factory):
     shutil.copyfile(empty_database, folder / "mlflow.db")
     write_mixture(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        bootstrap_project(folder)
+        enter(folder, patch)
         yield open_project(None, {"collect": {"batch_size": 4}})
 
 
@@ -130,7 +127,6 @@ def test_the_exported_commands_in_order_end_in_the_plan_of_a_plain_run(
     plain = tmp_path_factory.mktemp("plain")
     copy_project(inputs, plain)
     monkeypatch.chdir(plain)
-    bootstrap_project(plain)
     result = project.run("--pipelines=prune_medical", "--to-outputs=medical.plan", f"--params={params}")
     assert result.exit_code == 0, result.output
     (same,) = plain.glob("data/05_model_input/plans/medical/*/plan.json")

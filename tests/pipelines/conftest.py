@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from click.testing import CliRunner
-from kedro.framework.startup import bootstrap_project
-from tests.registry.conftest import empty_database  # noqa: F401
+from kedro.framework import project as kedro_project
+from tests.registry.conftest import empty_database, make_database  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, PreTrainedTokenizerFast
 
@@ -41,7 +45,7 @@ DOMAINS = ("medical", "code", "math", "finance", "general")
 def pytest_collection_modifyitems(items):
     """A whole run goes through libraries whose own deprecations are theirs to mend; our warnings stay errors."""
     for item in items:
-        if "project" in getattr(item, "fixturenames", ()):
+        if {"project", "pruned"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.filterwarnings("ignore", "error:::moe_compress"))
 
 
@@ -108,14 +112,20 @@ def make_domain(folder, name):
     write_rows(folder / name / "heldout.jsonl", [{"id": f"h{i}", "text": say(20)} for i in range(6)])
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    """A model and domains, made once; tests that change them work on the copies in their own project."""
-    folder = tmp_path_factory.mktemp("inputs")
+@cache
+def make_inputs(place):
+    """Make a model and domains in a place, once for all folders of tests that have this file's fixtures."""
+    folder = place / "inputs"
     make_model(folder / "model")
     for name in DOMAINS:
         make_domain(folder / "domains", name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """A model and domains; tests that change them work on the copies in their own project."""
+    return make_inputs(tmp_path_factory.getbasetemp())
 
 
 def forget_the_experiment(patch):
@@ -173,11 +183,54 @@ def copy_project(inputs, folder):
     )
 
 
+def enter(folder, patch):
+    """Return the project in a folder, in which commands are typed until the patch is undone."""
+    patch.chdir(folder)
+    mlflow.set_tracking_uri(None)  # a run sets it, and does not take it back
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    # Kedro's own way in adds each project to the places where this process looks for every module.
+    if kedro_project.PACKAGE_NAME is None:
+        kedro_project.configure_project("moe_compress")
+    kedro_project.pipelines.configure("moe_compress.pipeline_registry")
+    return Project(folder)
+
+
 @pytest.fixture
 def project(tmp_path, inputs, empty_database, monkeypatch):  # noqa: F811
     copy_project(inputs, tmp_path)
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    bootstrap_project(tmp_path)
-    return Project(tmp_path)
+    return enter(tmp_path, monkeypatch)
+
+
+@cache
+def make_finished(place):
+    """Make a project whose one run, `prune_medical`, registered version 1; return its folder."""
+    folder = place / "finished"
+    folder.mkdir()
+    copy_project(make_inputs(place), folder)
+    shutil.copyfile(make_database(place), folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        forget_the_experiment(patch)
+        assert enter(folder, patch).prune().exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def pruned(tmp_path_factory, tmp_path, monkeypatch):
+    """A project in which `prune_medical` was run: a copy of the one that is made once."""
+    finished = make_finished(tmp_path_factory.getbasetemp())
+    forget_the_experiment(monkeypatch)
+    return enter(copy_finished(finished, tmp_path / "project"), monkeypatch)
+
+
+def copy_finished(finished, folder):
+    """Copy a project with its runs and versions, which MLflow knows by absolute places."""
+    shutil.copytree(finished, folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table, column in [(t, row[1]) for t in tables for row in database.execute(f"PRAGMA table_info('{t}')")]:
+            database.execute(
+                f'UPDATE "{table}" SET "{column}" = replace("{column}", :old, :new) WHERE instr("{column}", :old)',
+                {"old": str(finished), "new": str(folder)},
+            )
+    return folder

@@ -12,9 +12,8 @@ import shutil
 import mlflow
 import pytest
 import torch
-from kedro.framework.startup import bootstrap_project
 from safetensors.torch import load_file, save_file
-from tests.pipelines.conftest import Project, copy_project, forget_the_experiment
+from tests.pipelines.conftest import copy_finished, copy_project, enter, forget_the_experiment
 
 from moe_compress.registry.promotion import promote
 from moe_compress.registry.versions import find_version, list_versions
@@ -22,19 +21,12 @@ from moe_compress.registry.versions import find_version, list_versions
 FEW = ("evaluate.tasks=[medical]", "evaluate.max_new_tokens=24", "evaluate.batch_sizes=[1]")
 
 
-def enter(folder, patch):
-    patch.chdir(folder)
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # a run sets it too, and does not take it back
-    bootstrap_project(folder)
-    return Project(folder)
-
-
 @pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory):
+def finished(inputs, empty_database, tmp_path_factory):
     """The folder of a project whose run passed and registered version 1."""
     folder = tmp_path_factory.mktemp("finished")
     copy_project(inputs, folder)
+    shutil.copyfile(empty_database, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         forget_the_experiment(patch)
         result = enter(folder, patch).prune(*FEW)
@@ -46,7 +38,7 @@ def finished(inputs, tmp_path_factory):
 def project(finished, tmp_path, monkeypatch):
     """A copy of it, in which to type commands."""
     forget_the_experiment(monkeypatch)
-    return enter(shutil.copytree(finished, tmp_path / "project"), monkeypatch)
+    return enter(copy_finished(finished, tmp_path / "project"), monkeypatch)
 
 
 def docs_of(project):

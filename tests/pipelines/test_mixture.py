@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import mlflow
 import pytest
@@ -19,24 +20,24 @@ from moe_compress.registry.versions import resolve
 BLOCK = "domains: {{clinic: {{name: clinic, registered_model: moe-clinic, of: [{}]{}}}}}\n"
 
 
+def open_clinic(project, of="medical, general", more=""):
+    """Write a mixture's block and build the pipelines."""
+    from kedro.framework.project import pipelines
+
+    (project.folder / "conf/local/parameters_domains.yml").write_text(BLOCK.format(of, more))
+    pipelines.configure("moe_compress.pipeline_registry")
+    assert "prune_clinic" in pipelines  # which builds them
+    return project
+
+
 @pytest.fixture
 def clinic(project):
-    """Return a function that writes a mixture's block and builds the pipelines."""
-
-    def write(of="medical, general", more=""):
-        from kedro.framework.project import pipelines
-
-        (project.folder / "conf/local/parameters_domains.yml").write_text(BLOCK.format(of, more))
-        pipelines.configure("moe_compress.pipeline_registry")
-        assert "prune_clinic" in pipelines  # which builds them
-        return project
-
-    return write
+    """Return a function that does so in a project in which nothing was run."""
+    return partial(open_clinic, project)
 
 
-def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clinic):
-    project = clinic()
-    assert project.prune().exit_code == 0
+def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(pruned):
+    project = open_clinic(pruned)
     (saved,) = project.find("04_feature/statistics/*/*/statistics.safetensors")
     before = saved.stat().st_mtime_ns
     result = project.prune(domain="clinic")
@@ -57,7 +58,8 @@ def test_a_mixture_collects_what_is_missing_and_is_registered_like_a_domain(clin
     assert "compressed for **medical, general**" in card
     # Other weights: another plan of the same statistics; what it makes is tuned on the texts of both domains.
     tune = ("tune.steps=2", "tune.device=cpu", "tune.validation=0.25")
-    assert project.prune("select.weights=max_min", *tune, domain="clinic").exit_code == 0
+    params = f"--params={','.join(('select.weights=max_min', *tune))}"
+    assert project.run("--pipelines=prune_clinic", "--to-nodes=clinic.tune_checkpoint", params).exit_code == 0
     records = [json.loads(path.read_text()) for path in project.find("06_models/clinic/*/tuning.json")]
     assert sorted((r["num_training"], r["num_validation"]) for record in records for r in record) == [(18, 6)]
     plans = [json.loads(p.read_text()) for p in project.find("05_model_input/plans/clinic/*/plan.json")]
@@ -77,8 +79,10 @@ def test_a_limit_is_checked_again_where_everything_was_collected_before(clinic):
 
 def test_a_method_that_plans_by_itself_is_given_the_sum(clinic):
     project = clinic()
-    result = project.prune("select.method=hc_smoe", domain="clinic")
+    planned = ("--pipelines=prune_clinic", "--to-nodes=clinic.rewrite_checkpoint")
+    result = project.run(*planned, "--params=select.method=hc_smoe")
     assert result.exit_code == 0, result.output
+    assert len(project.find("06_models/clinic/*/checkpoint/config.json")) == 1
 
 
 @pytest.mark.parametrize(

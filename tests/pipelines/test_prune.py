@@ -40,27 +40,27 @@ def test_a_run_ends_with_a_registered_smaller_model(project):
 
     run = mlflow.search_runs(search_all_experiments=True).iloc[0]
     assert run["status"] == "FINISHED"
-    assert run["params.select.method"] == "easy_ep"
+    told = mlflow.get_run(run["run_id"]).data.params
+    assert told["select.method"] == "easy_ep" and told["domains.medical.name"] == "medical"
+    # Each once under its own name, and none as the text of a whole block.
+    assert told.keys().isdisjoint({"select", "domains.medical", "parameters.select", "parameters.data.seed"})
     assert run["tags.gates_passed"] == "true"
     assert 0 <= run["metrics.candidate.accuracy.medical"] <= 1
     assert 0 < run["metrics.split_half_jaccard"] <= 1 and -1 <= run["metrics.split_half_spearman"] <= 1
 
 
-def test_the_same_inputs_are_skipped_and_give_the_same_version(project):
-    first = project.prune()
-    written = outputs(project)
-    second = project.prune()
-    assert (first.exit_code, second.exit_code) == (0, 0), second.output
-    assert outputs(project) == written and len(written) >= 5
+def test_the_same_inputs_are_skipped_and_give_the_same_version(pruned):
+    written = outputs(pruned)
+    assert pruned.prune().exit_code == 0
+    assert outputs(pruned) == written and len(written) >= 5
     assert resolve("moe-medical", "candidate").version == "1"
 
 
-def test_fresh_runs_everything_again_and_gives_the_same_bits(project):
-    assert project.prune().exit_code == 0
-    written, contents = outputs(project), {path: path.read_bytes() for path in outputs(project)}
-    result = project.run("--pipelines=prune_medical", "--fresh")
+def test_fresh_runs_everything_again_and_gives_the_same_bits(pruned):
+    written, contents = outputs(pruned), {path: path.read_bytes() for path in outputs(pruned)}
+    result = pruned.run("--pipelines=prune_medical", "--fresh")
     assert result.exit_code == 0, result.output
-    again = outputs(project)
+    again = outputs(pruned)
     # A checkpoint that is written again with the same bytes stays: it may be in use, and has its records beside it.
     stays = {path for path in written if path.parent.name == "checkpoint"}
     assert set(again) == set(written) and {path for path in again if again[path] == written[path]} == stays
@@ -73,22 +73,24 @@ def test_a_csv_with_numbers(project):
     path.unlink()
     rows = [f"{number},What is {number} plus 1?,{number + 1}" for number in range(12)]
     path.with_suffix(".csv").write_text("\n".join(["id,question,answer", *rows]))
-    result = project.prune(domain="math")
-    assert result.exit_code == 0, result.output
+    assert project.run("--pipelines=prune_math", "--to-nodes=math.gate_statistics").exit_code == 0
+    assert len(project.find("04_feature/statistics/math/*/statistics.safetensors")) == 1
 
 
-def test_another_method_uses_the_same_statistics(project):
-    assert project.prune().exit_code == 0
-    assert project.prune("select.method=frequency").exit_code == 0
-    assert len(project.find("04_feature/statistics/medical/*/statistics.safetensors")) == 1
-    plans = [json.loads(path.read_text()) for path in project.find("05_model_input/plans/medical/*/plan.json")]
+def test_another_method_uses_the_same_statistics(pruned):
+    planned = ("--pipelines=prune_medical", "--to-nodes=medical.refine_plan")
+    assert pruned.run(*planned, "--params=select.method=frequency").exit_code == 0
+    assert len(pruned.find("04_feature/statistics/medical/*/statistics.safetensors")) == 1
+    plans = [json.loads(path.read_text()) for path in pruned.find("05_model_input/plans/medical/*/plan.json")]
     assert sorted(plan["method"] for plan in plans) == ["easy_ep", "frequency"]
 
 
-def test_another_domain_reuses_the_baseline(project):
-    assert project.prune().exit_code == 0
-    assert project.prune(domain="math").exit_code == 0
-    assert len(project.find("07_model_output/evaluations/baseline/*/evaluation.json")) == 1
+def test_another_domain_reuses_the_baseline(pruned):
+    (measured,) = pruned.find("07_model_output/evaluations/baseline/*/evaluation.json")
+    before = measured.stat().st_mtime_ns
+    assert pruned.run("--pipelines=prune_math", "--to-outputs=math.baseline_evaluation").exit_code == 0
+    assert pruned.find("07_model_output/evaluations/baseline/*/evaluation.json") == [measured]
+    assert measured.stat().st_mtime_ns == before
 
 
 def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
@@ -102,10 +104,9 @@ def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
     assert project.prune().exit_code == 0
 
 
-def test_what_is_registered_outlasts_a_fresh_run_that_fails_a_gate(project):
-    assert project.prune().exit_code == 0
+def test_what_is_registered_outlasts_a_fresh_run_that_fails_a_gate(pruned):
     version = resolve("moe-medical", "candidate")
-    result = project.run("--pipelines=prune_medical", "--fresh", "--params=gates.size_reduced.at_most=0.1")
+    result = pruned.run("--pipelines=prune_medical", "--fresh", "--params=gates.size_reduced.at_most=0.1")
     assert result.exit_code == 1 and "must be at most 0.1" in result.output
     assert verify_version(version)["intact"], verify_version(version)
     assert load_pyfunc(str(version.folder)).predict("fever cough", params={"max_new_tokens": 2})
@@ -122,19 +123,18 @@ def change_weights_unnoticed(project):
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_what_is_registered_outlasts_a_fresh_run_that_writes_other_bytes(project):
-    assert project.prune().exit_code == 0
+def test_what_is_registered_outlasts_a_fresh_run_that_writes_other_bytes(pruned):
     first = resolve("moe-medical", "candidate")
-    change_weights_unnoticed(project)
-    assert project.run("--pipelines=collect_medical", "--fresh").exit_code == 0
+    change_weights_unnoticed(pruned)
+    assert pruned.run("--pipelines=collect_medical", "--fresh").exit_code == 0
     # The statistics are others by now, and what was made from the old ones is not taken for theirs.
-    result = project.prune("gates.size_reduced.at_most=0.1")
+    result = pruned.prune("gates.size_reduced.at_most=0.1")
     assert result.exit_code == 1 and "must be at most 0.1" in result.output
     assert verify_version(first)["intact"], verify_version(first)
     assert resolve("moe-medical", "candidate").version == "1"
     # What was written is released once the limit is lifted, and is a version of its own.
-    written = outputs(project)
-    assert project.prune().exit_code == 0 and outputs(project).keys() - written.keys() == set()
+    written = outputs(pruned)
+    assert pruned.prune().exit_code == 0 and outputs(pruned).keys() - written.keys() == set()
     second = resolve("moe-medical", "candidate")
     assert second.version == "2" and second.folder != first.folder
     assert verify_version(first)["intact"] and verify_version(second)["intact"]
@@ -155,11 +155,12 @@ def test_a_new_domain_needs_a_folder_and_a_block(project):
     assert resolve("moe-legal", "candidate").version == "1"
 
 
-@pytest.mark.parametrize("budget", ["select.budget.experts_per_layer=6,select.budget.fraction_dropped=null"])
-def test_a_budget_by_count(project, budget):
-    result = project.prune(*budget.split(","))
+def test_a_budget_by_count(pruned):
+    budget = "--params=select.budget.experts_per_layer=6,select.budget.fraction_dropped=null"
+    result = pruned.run("--pipelines=prune_medical", "--to-nodes=medical.rewrite_checkpoint", budget)
     assert result.exit_code == 0, result.output
-    assert load_registered("moe-medical")[0].config.n_routed_experts == 6
+    configs = [json.loads(path.read_text()) for path in pruned.find("06_models/medical/*/checkpoint/config.json")]
+    assert sorted(config["n_routed_experts"] for config in configs) == [6, 8]
 
 
 @pytest.mark.parametrize("method", ["seer", "easy_ep"])
@@ -185,8 +186,9 @@ def test_layers_that_compete_end_as_a_registered_model_of_uneven_layers(project,
 
 
 def test_who_can_load_it_is_said_before_a_byte_is_written(project, caplog):
+    written = ("--pipelines=prune_medical", "--to-nodes=medical.rewrite_checkpoint")
     with caplog.at_level("INFO", logger="moe_compress"):
-        assert project.prune("rewrite.max_shard_bytes=1000000").exit_code == 0
+        assert project.run(*written, "--params=rewrite.max_shard_bytes=1000000").exit_code == 0
     messages = [record.getMessage() for record in caplog.records]
     (table,) = (message for message in messages if "who is expected to load" in message)
     assert "\ntransformers  loads\nvLLM          loads (not run)\n" in table

@@ -28,7 +28,8 @@ def test_a_refined_plan_is_carried_out(project):
     assert len(measured) == 13
 
     # More swaps go on from there: what was measured is not measured again, and no second record begins.
-    result = project.prune("select.refine.swaps=14", "select.refine.tokens=200")
+    more = ("--to-nodes=medical.refine_plan", "--params=select.refine.swaps=14,select.refine.tokens=200")
+    result = project.run("--pipelines=prune_medical", *more)
     assert result.exit_code == 0, result.output
     assert project.find("02_intermediate/refine/*.json") == [record]
     assert json.loads(record.read_text())["kl"][:13] == measured

@@ -26,30 +26,29 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
-def test_tuning_changes_the_weights_and_not_the_plan(project):
+def test_tuning_changes_the_weights_and_not_the_plan(pruned):
     """First a run without: nothing is loaded, copied or measured twice for it."""
-    assert project.prune().exit_code == 0
-    [before] = project.find("06_models/medical/*/checkpoint")
-    assert len(project.find("07_model_output/evaluations/medical/*/evaluation.json")) == 1
-    [record] = project.find("06_models/medical/*/tuning.json")
+    [before] = pruned.find("06_models/medical/*/checkpoint")
+    assert len(pruned.find("07_model_output/evaluations/medical/*/evaluation.json")) == 1
+    [record] = pruned.find("06_models/medical/*/tuning.json")
     assert json.loads(record.read_text()) == []
-    assert project.find("02_intermediate/tune/medical") == []
+    assert pruned.find("02_intermediate/tune/medical") == []
 
-    result = project.prune(*TUNE)
+    result = pruned.prune(*TUNE)
     assert result.exit_code == 0, result.output
-    assert len(project.find("05_model_input/plans/medical/*/plan.json")) == 1
-    [after] = set(project.find("06_models/medical/*/checkpoint")) - {before}
-    assert registered().endswith(str(after.relative_to(project.folder)))
+    assert len(pruned.find("05_model_input/plans/medical/*/plan.json")) == 1
+    [after] = set(pruned.find("06_models/medical/*/checkpoint")) - {before}
+    assert registered().endswith(str(after.relative_to(pruned.folder)))
     assert weights(after).keys() == weights(before).keys() and weights(after) != weights(before)
     assert (after / "config.json").read_bytes() == (before / "config.json").read_bytes()
-    assert len(project.find("07_model_output/evaluations/medical/*/evaluation.json")) == 2
-    assert project.find("02_intermediate/tune/medical/*") == []
+    assert len(pruned.find("07_model_output/evaluations/medical/*/evaluation.json")) == 2
+    assert pruned.find("02_intermediate/tune/medical/*") == []
 
     run = mlflow.search_runs(search_all_experiments=True, order_by=["attributes.start_time DESC"]).iloc[0]
     assert run["params.tune.steps"] == "4"
     assert run["tags.pruned_weights_digest"] != run["tags.candidate_weights_digest"]
     assert 0 <= run["metrics.pruned.accuracy.medical"] <= 1
-    pages = [path.read_text() for path in project.find("08_reporting/medical/*/report.html")]
+    pages = [path.read_text() for path in pruned.find("08_reporting/medical/*/report.html")]
     assert sorted("<h2>Tuning</h2>" in page for page in pages) == [False, True]
     assert "byte-identical" in (before / "README.md").read_text()
     card = (after / "README.md").read_text()

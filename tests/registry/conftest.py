@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import cache
 
 import mlflow
 import pytest
@@ -43,14 +44,20 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A store with its tables made once, because making them takes longer than any test."""
-    path = tmp_path_factory.mktemp("database") / "empty.db"
+@cache
+def make_database(place):
+    """Make a store with its tables in a place, once for all: making them takes longer than any test."""
+    path = place / "empty.db"
     mlflow.set_tracking_uri(f"sqlite:///{path}")
     mlflow.MlflowClient().search_registered_models()
     mlflow.set_tracking_uri(None)
     return path
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A store with its tables and nothing in them, to copy."""
+    return make_database(tmp_path_factory.getbasetemp())
 
 
 @contextmanager
