@@ -130,16 +130,31 @@ class MlflowHooks:
     The plugin's own are disabled in `settings`. It is imported as late as Kedro would, for it loads MLflow.
     """
 
-    def __init__(self) -> None:
-        self._plugin: Any = None
+    @property
+    def _plugin(self) -> Any:
+        from kedro_mlflow.framework.hooks import mlflow_hook
+
+        return mlflow_hook
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Point MLflow at the store that `conf/base/mlflow.yml` names."""
-        from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
-
-        self._plugin = MlflowHook()
         self._plugin.after_context_created(context)
+
+    @hook_impl
+    def after_catalog_created(
+        self,
+        catalog: DataCatalog,
+        conf_catalog: Any,
+        conf_creds: Any,
+        parameters: Any,
+        save_version: Any,
+        load_versions: Any,
+    ) -> None:
+        """Name the metrics that a project's own catalog keeps in MLflow."""
+        self._plugin.after_catalog_created(
+            catalog, conf_catalog, conf_creds, parameters, save_version, load_versions
+        )
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moe_compress.reporting import wording
-from moe_compress.reporting.content import CompressionReport
+from moe_compress.reporting.content import CompressionReport, Drawing
 from moe_compress.reporting.figures import illustrate
 from moe_compress.reporting.report import write_html
 from moe_compress.reporting.style import PALETTE
@@ -52,9 +53,16 @@ class Page(HTMLParser):
         return " ".join(self.words).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def load(report: CompressionReport, folder: Path) -> tuple[str, Page]:
-    html = write_html(report, folder / "report.html").read_text(encoding="utf-8")
+def load(
+    report: CompressionReport, folder: Path, drawings: Mapping[str, Drawing] | None = None
+) -> tuple[str, Page]:
+    html = write_html(report, folder / "report.html", drawings).read_text(encoding="utf-8")
     return html, Page(html)
+
+
+def read(report: CompressionReport, folder: Path) -> Page:
+    """Return the page without its figures, which take most of its time."""
+    return load(report, folder, {})[1]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +139,7 @@ def test_speeds_of_every_batch_are_told_with_their_change_or_its_noise(
 ) -> None:
     before = Throughput(1.0, 4e9, "gpu", {1: Speed(1000.0)}, {1: Speed(50.0, 0.1)}, 100.0)
     after = Throughput(0.5, 2e9, "gpu", {1: Speed(1250.0)}, {1: Speed(52.0)}, 100.0)
-    _, parsed = load(replace(report, speeds=(before, after)), tmp_path)
+    parsed = read(replace(report, speeds=(before, after)), tmp_path)
     assert "Reading 1 sequence, tokens per second 1.00 k 1.25 k +25.0 %" in parsed.text
     assert "Writing 1 sequence, tokens per second 50 52 within noise of 10 %" in parsed.text
 
@@ -139,7 +147,7 @@ def test_speeds_of_every_batch_are_told_with_their_change_or_its_noise(
 def test_the_verdict_of_a_failed_gate_names_value_and_limit(
     failed_report: CompressionReport, tmp_path: Path
 ) -> None:
-    _, parsed = load(failed_report, tmp_path)
+    parsed = read(failed_report, tmp_path)
     verdict = parsed.text[: parsed.text.index("Size and speed")]
     assert "Failed 1 of 6 gates" in verdict
     assert "domain_quality_kept : observed 0.8127 , limit at least 0.95" in verdict
@@ -230,14 +238,14 @@ def test_sections_without_content_are_left_out(report: CompressionReport, tmp_pa
 
 
 def test_more_flips_than_fit_are_counted(report: CompressionReport, tmp_path: Path) -> None:
-    _, parsed = load(replace(report, flips=report.flips * 5), tmp_path)
+    parsed = read(replace(report, flips=report.flips * 5), tmp_path)
     assert "the first 12 of 20" in parsed.text
     assert parsed.tags.count(("article", {})) == 12
 
 
 def test_an_existing_page_is_replaced_and_nothing_else_left(report: CompressionReport, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("old")
-    write_html(report, tmp_path / "report.html")
+    write_html(report, tmp_path / "report.html", {})
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text(encoding="utf-8") != "old"
 
@@ -247,5 +255,5 @@ def test_the_page_says_who_can_load_it(report: CompressionReport, page: tuple[st
     assert "transformers loads run Nothing was found against it." in parsed.text
     assert "vLLM loads not run 32 <experts> take a general kernel a/b.cu" in parsed.text
     assert "llama.cpp misreads not run" in parsed.text
-    _, silent = load(replace(report, compatibility=()), tmp_path)
+    silent = read(replace(report, compatibility=()), tmp_path)
     assert "Who can load it" not in silent.text

@@ -85,6 +85,6 @@ def test_the_report_of_a_run_that_took_the_choice_shows_it(report, result, tmp_p
     assert "Why this plan: the sweep" in page and "answers 299 of 300 items" in page
     assert "reap&lt;b&gt;" in page and "reap<b>" not in page
     assert "Gates a mask says nothing about: no_missing_keys." in page
-    assert "Why this plan" not in write_html(report, tmp_path / "other.html").read_text()
+    assert "Why this plan" not in write_html(report, tmp_path / "other.html", {}).read_text()
     assert "sweep" not in {figure.name for figure in illustrate(report)}
     assert as_svg(drawn["sweep"].draw(NARROW), "sweep").startswith("<svg")

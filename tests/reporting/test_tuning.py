@@ -22,8 +22,8 @@ def with_tuning(report, record=RECORD):
 
 
 def test_the_page_shows_the_three_models(report, tmp_path):
-    assert "<h2>Tuning</h2>" not in write_html(report, tmp_path / "without.html").read_text()
-    page = write_html(with_tuning(report), tmp_path / "report.html").read_text()
+    assert "<h2>Tuning</h2>" not in write_html(report, tmp_path / "without.html", {}).read_text()
+    page = write_html(with_tuning(report), tmp_path / "report.html", {}).read_text()
     section = page.partition("<h2>Tuning</h2>")[2].partition("</section>")[0]
     assert "6.412 → 9.87 → 6.488" in section
     assert section.index(">medical") < section.index(">code")
@@ -60,7 +60,7 @@ def test_added_matrices_are_named(report, tmp_path):
     record = replace(RECORD, num_trained=200_000, adapted=("model.layers.*.mlp.experts",), num_left_out=0)
     tuned = with_tuning(report, record)
     assert tuned.tuning.summary.startswith("Trained LoRA of 5.0% as many parameters on 180 texts")
-    assert "model.layers.*.mlp.experts" in write_html(tuned, tmp_path / "report.html").read_text()
+    assert "model.layers.*.mlp.experts" in write_html(tuned, tmp_path / "report.html", {}).read_text()
 
 
 def test_weights_that_never_got_better_are_said_to_be_unchanged(report):

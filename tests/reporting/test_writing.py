@@ -24,7 +24,7 @@ def test_only_loops_the_baseline_does_not_have_are_new(report):
 
 
 def test_the_page_shows_loops_and_says_nothing_where_nothing_was_written(report, tmp_path):
-    page = write_html(report, tmp_path / "with.html").read_text()
+    page = write_html(report, tmp_path / "with.html", {}).read_text()
     assert "Writing freely" in page and "0.0\N{NO-BREAK SPACE}% → 25.0\N{NO-BREAK SPACE}%" in page
     silent = replace(report, candidate=replace(report.candidate, written=()))
-    assert "Writing freely" not in write_html(silent, tmp_path / "without.html").read_text()
+    assert "Writing freely" not in write_html(silent, tmp_path / "without.html", {}).read_text()
