@@ -9,7 +9,7 @@ from moe_compress.hooks import MlflowHooks, RunKeyHooks, TrackingHooks
 
 # The last is called first: what others log needs a run.
 HOOKS = (RunKeyHooks(), TrackingHooks(), MlflowHooks())
-# Its own are in MlflowHooks; a wheel's name may be spelt either way.
+# MlflowHooks calls this plugin's hooks itself; a wheel's name may be spelt either way.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow")
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
