@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -203,15 +204,14 @@ def project(tmp_path, inputs, empty_database, monkeypatch):  # noqa: F811
 
 
 @cache
-def make_finished(place):
-    """Make a project whose one run, `prune_medical`, registered version 1; return its folder."""
-    folder = place / "finished"
-    folder.mkdir()
+def make_finished(place, *params):
+    """Make a project whose one run, `prune_medical` with these parameters, registered version 1."""
+    folder = Path(tempfile.mkdtemp(prefix="finished-", dir=place))
     copy_project(make_inputs(place), folder)
     shutil.copyfile(make_database(place), folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         forget_the_experiment(patch)
-        assert enter(folder, patch).prune().exit_code == 0
+        assert enter(folder, patch).prune(*params).exit_code == 0
     return folder
 
 

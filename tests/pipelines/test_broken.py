@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.pipelines.conftest import copy_finished, copy_project, enter, forget_the_experiment
+from tests.pipelines.conftest import copy_finished, enter, forget_the_experiment, make_finished
 
 from moe_compress.registry.promotion import promote
 from moe_compress.registry.versions import find_version, list_versions
@@ -21,22 +20,10 @@ from moe_compress.registry.versions import find_version, list_versions
 FEW = ("evaluate.tasks=[medical]", "evaluate.max_new_tokens=24", "evaluate.batch_sizes=[1]")
 
 
-@pytest.fixture(scope="module")
-def finished(inputs, empty_database, tmp_path_factory):
-    """The folder of a project whose run passed and registered version 1."""
-    folder = tmp_path_factory.mktemp("finished")
-    copy_project(inputs, folder)
-    shutil.copyfile(empty_database, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        forget_the_experiment(patch)
-        result = enter(folder, patch).prune(*FEW)
-        assert result.exit_code == 0, result.output
-    return folder
-
-
 @pytest.fixture
-def project(finished, tmp_path, monkeypatch):
-    """A copy of it, in which to type commands."""
+def project(tmp_path_factory, tmp_path, monkeypatch):
+    """A copy of a project whose run passed and registered version 1, in which to type commands."""
+    finished = make_finished(tmp_path_factory.getbasetemp(), *FEW)
     forget_the_experiment(monkeypatch)
     return enter(copy_finished(finished, tmp_path / "project"), monkeypatch)
 
