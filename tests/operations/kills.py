@@ -56,14 +56,18 @@ class Killer:
     kills: int = 0
 
     def start(self, *words):
+        return self.start_python("-m", "kedro", "compress", *words)
+
+    def start_python(self, *words):
+        sources = Path(moe_compress.__file__).parents[1]
         environment = {
             **os.environ,
-            "PYTHONPATH": str(Path(moe_compress.__file__).parents[1]),
+            "PYTHONPATH": f"{sources}{os.pathsep}{sources.parent}",
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
             "COLUMNS": "400",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "kedro", "compress", *words],
+            [sys.executable, *words],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -92,6 +96,14 @@ class Killer:
         self.check(stage or "the end")
         return stage
 
+    def kill_before(self, stage):
+        """Kill a run as soon as this stage begins."""
+        with self.start_python("-m", "tests.operations.killed_run", stage, "medical") as process:
+            said = process.stdout.read()
+        assert process.returncode == -signal.SIGKILL, said
+        self.count()
+        self.check(stage)
+
     def kill_within(self, seconds, *words):
         """Start a command and kill it at any moment of so many seconds, if it lives as long."""
         with self.start(*words) as process:
@@ -103,8 +115,11 @@ class Killer:
         time.sleep(delay)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            self.kills += 1
-            print(f"kill {self.kills}", flush=True)
+            self.count()
+
+    def count(self):
+        self.kills += 1
+        print(f"kill {self.kills}", flush=True)
 
     def finish(self, *words, code=0):
         with self.start(*words) as process:
