@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from tests.pipelines.conftest import inputs, project, pruned, pytest_collection_modifyitems  # noqa: F401
+from tests.pipelines.conftest import inputs, one_figure, project, pruned, pytest_collection_modifyitems  # noqa: F401
 from tests.registry.conftest import checkpoint, empty_database, store  # noqa: F401
 
 

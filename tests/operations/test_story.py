@@ -99,6 +99,7 @@ def check_damage(operator):
     assert "is not what was registered: model.safetensors" in said and aliases()[1] == "1"
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_story(operator, monkeypatch):
     planted = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "GITHUB_TOKEN", "DATABASE_URL")
     for name in planted:

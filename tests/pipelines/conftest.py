@@ -203,6 +203,14 @@ def project(tmp_path, inputs, empty_database, monkeypatch):  # noqa: F811
     return enter(tmp_path, monkeypatch)
 
 
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Leave a report one figure: drawing is a third of a run, and runs like others need not draw all again."""
+    from moe_compress.reporting import figures
+
+    monkeypatch.setattr(figures, "_FILES", (figures.quality,))
+
+
 @cache
 def make_finished(place, *params):
     """Make a project whose one run, `prune_medical` with these parameters, registered version 1."""

@@ -107,6 +107,7 @@ def test_nan_is_refused_and_stays_refused_when_the_run_is_resumed(project):
     assert_shown(project, "finite_everywhere", 6)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_experts_dropped_at_random_drift_further_than_a_method_lets_them(project):
     (file,) = project.find("07_model_output/evaluations/medical/*/probes.json")
     drift = max(layer["drift"] for layer in json.loads(file.read_text())["layers"])
@@ -117,6 +118,7 @@ def test_experts_dropped_at_random_drift_further_than_a_method_lets_them(project
     assert_stopped(result, "failed 1 of 16 gates", "drift is 0.", "(layer ", f"must be at most {drift:g}")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_stricter_limit_stops_a_run_that_is_otherwise_up_to_date(project):
     written = {path: path.stat().st_mtime_ns for path in project.find("0[4-7]*/**/*.*")}
     result = project.prune(*FEW, "gates.size_reduced.at_most=0.1")
@@ -152,6 +154,7 @@ def test_refused_demonstrations_are_on_the_pages(project):
     assert "every id stands once" in docs_of(project)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_gate_may_ask_for_what_the_baseline_and_the_champion_reach(project):
     (first,) = project.find("08_reporting/medical/*/report.html")
     assert "there is no champion yet" in first.read_text() and "Writing 1 sequence" in first.read_text()

@@ -56,6 +56,7 @@ def test_the_same_inputs_are_skipped_and_give_the_same_version(pruned):
     assert resolve("moe-medical", "candidate").version == "1"
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_fresh_runs_everything_again_and_gives_the_same_bits(pruned):
     written, contents = outputs(pruned), {path: path.read_bytes() for path in outputs(pruned)}
     result = pruned.run("--pipelines=prune_medical", "--fresh")
@@ -93,6 +94,7 @@ def test_another_domain_reuses_the_baseline(pruned):
     assert measured.stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
     result = project.prune("gates.size_reduced.at_most=0.1")
     assert result.exit_code == 1
@@ -104,6 +106,7 @@ def test_a_failing_gate_fails_the_run_and_registers_nothing(project):
     assert project.prune().exit_code == 0
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_what_is_registered_outlasts_a_fresh_run_that_fails_a_gate(pruned):
     version = resolve("moe-medical", "candidate")
     result = pruned.run("--pipelines=prune_medical", "--fresh", "--params=gates.size_reduced.at_most=0.1")
@@ -123,6 +126,7 @@ def change_weights_unnoticed(project):
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_what_is_registered_outlasts_a_fresh_run_that_writes_other_bytes(pruned):
     first = resolve("moe-medical", "candidate")
     change_weights_unnoticed(pruned)
@@ -140,6 +144,7 @@ def test_what_is_registered_outlasts_a_fresh_run_that_writes_other_bytes(pruned)
     assert verify_version(first)["intact"] and verify_version(second)["intact"]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_new_domain_needs_a_folder_and_a_block(project):
     source = project.folder / "data/01_raw/domains/finance"
     source.rename(source.with_name("legal"))

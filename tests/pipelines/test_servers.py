@@ -152,6 +152,7 @@ def names_of(run):
     }
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_servers_story(project, team, caplog):
     said = []
 
