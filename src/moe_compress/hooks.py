@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
 import time
@@ -19,6 +20,7 @@ from kedro.pipeline.node import Node
 from moe_compress.pipelines.parameters import plain
 from moe_compress.pipelines.run_checks import check_domain, check_given, find_domains
 from moe_compress.pipelines.run_lock import RunLock
+from moe_compress.quiet import hold_back
 from moe_compress.registry.client import active_run_id
 from moe_compress.registry.tracking import end_killed_run, flatten_parameters
 
@@ -139,7 +141,9 @@ class MlflowHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Point MLflow at the store that `conf/base/mlflow.yml` names."""
-        self._plugin.after_context_created(context)
+        # The plugin tells every command that it registers a resolver for names of runs.
+        with hold_back("kedro_mlflow", below=logging.WARNING):
+            self._plugin.after_context_created(context)
 
     @hook_impl
     def after_catalog_created(

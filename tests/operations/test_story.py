@@ -31,7 +31,8 @@ def flip_a_byte(path):
 
 
 def check_first_release(operator):
-    assert "nothing is registered yet" in operator.type("check", "medical", code=10)
+    said = operator.type("check", "medical", code=10)
+    assert "nothing is registered yet" in said and "custom resolver" not in said
     assert "Registered as moe-medical version 1" in operator.type("run", "medical")
     checked = operator.ask("check", "medical")
     assert (checked["needed"], checked["reasons"], checked["aliases"]) == (False, [], ["candidate"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from moe_compress.errors import CheckpointError, ParameterError
-from moe_compress.families.conversion import is_predictor
+from moe_compress.families.conversion import is_predictor, no_loading_bar
 from moe_compress.loading import load_model, load_tokenizer
+from moe_compress.quiet import hold_back
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -96,16 +95,5 @@ def _without_habits(own: GenerationConfig | None) -> GenerationConfig:
 @contextmanager
 def quiet(*packages: str) -> Iterator[None]:
     """Keep the packages' loggers to errors, and transformers' progress bars off, inside the block."""
-    loggers = [logging.getLogger(package) for package in packages]
-    levels = [logger.level for logger in loggers]
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
+    with hold_back(*packages), no_loading_bar():
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if had_bars:
-            transformers_logging.enable_progress_bar()

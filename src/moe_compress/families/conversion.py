@@ -185,7 +185,7 @@ def report_loading(model: PreTrainedModel, tensors: Shapes) -> LoadReport:
     mapping = [_make_cheap_to_copy(entry) for entry in get_model_conversion_mapping(model)]
     loading = LoadStateDictConfig(weight_mapping=mapping, device_map={"": "meta"})
     state = {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
-    with _quiet():
+    with no_loading_bar():
         info, _ = convert_and_load_state_dict_in_model(model, state, loading)
     info.missing_keys -= set(model.all_tied_weights_keys)
     before = set(info.unexpected_keys)
@@ -230,8 +230,8 @@ def _make_cheap_to_copy(entry: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loader's progress bar away: nothing is loaded."""
+def no_loading_bar() -> Iterator[None]:
+    """Keep the progress bar of transformers' loader away inside the block."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import warnings
@@ -21,6 +20,7 @@ from moe_compress.gates.suites import (
     expected_of_demonstrations,
     expected_of_gate,
 )
+from moe_compress.quiet import hold_back
 from moe_compress.types import GateReport
 
 # File contexts share YAML state among threads, and their files with the processes of other domains.
@@ -155,15 +155,9 @@ def _expectation(item: Expected) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the library's warnings and its informational log, which speak of its own insides."""
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with hold_back("great_expectations"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _failure(found: Mapping[str, Any]) -> ExpectationFailure:
