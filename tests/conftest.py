@@ -35,7 +35,7 @@ def templates_compiled_once():
     compile_template, compiled = jinja2.Environment.compile, {}
 
     def compile_once(environment, source, *named, **options):
-        key = (source, *named, *options.items())
+        key = (type(environment), source, *named, *options.items())
         if key not in compiled:
             compiled[key] = compile_template(environment, source, *named, **options)
         return compiled[key]
