@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def hold_back(*packages: str, below: int = logging.ERROR) -> Iterator[None]:
-    """Keep the packages' loggers to what is at least of a level inside the block."""
+    """Silence inside the block what the packages' loggers say below a level."""
     loggers = [logging.getLogger(package) for package in packages]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

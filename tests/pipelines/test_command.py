@@ -47,6 +47,13 @@ def test_a_validation_error_becomes_one_sentence():
     )
 
 
+def test_a_misspelt_parameter_is_one_line_to_who_types_it(project):
+    command = [sys.executable, "-m", "kedro", "run", "--pipelines=prune_medical", "--params=select.metod=x"]
+    typed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (typed.returncode, typed.stdout) == (1, "")
+    assert typed.stderr == "Error: select.metod: is not a parameter; see conf/base for the parameters there are\n"
+
+
 def test_a_validation_error_of_another_shape_is_shown_whole():
     assert describe_validation("something\n  else") == "something else"
 
